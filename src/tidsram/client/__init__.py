@@ -1,0 +1,1 @@
+"""The asker’s side: questions into tensors, tensors into answers, one connection."""

@@ -1,0 +1,1 @@
+"""The example decisions on real models and data, told as a story."""

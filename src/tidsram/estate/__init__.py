@@ -1,0 +1,1 @@
+"""Frozen values that say what was declared; `load` alone reads files."""

@@ -1,0 +1,107 @@
+"""The declared world: what one `tidsram.toml` says, as frozen values with times in nanoseconds."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from msgspec import Struct
+
+
+class Criticality(StrEnum):
+    """Who may go first. The operating system's own preemption keeps it (DESIGN §3)."""
+
+    CRITICAL = "critical"
+    STANDARD = "standard"
+    BEST_EFFORT = "best-effort"
+
+    @property
+    def rank(self) -> int:
+        """0 for critical, 2 for best-effort: smaller goes first."""
+        return _RANK[self]
+
+
+_RANK = {Criticality.CRITICAL: 0, Criticality.STANDARD: 1, Criticality.BEST_EFFORT: 2}
+
+
+class Arrivals(Struct, frozen=True, kw_only=True):
+    """How often a decision's questions come: `rate` in questions per second."""
+
+    kind: Literal["periodic", "poisson"]
+    rate: float
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """How the asker's side makes the model's input from raw files.
+
+    `size` is width, height of the image given to the model (None: the image as it is); a pixel
+    channel x becomes (x − mean) / std; `images` are stacked along the channels in given order.
+    """
+
+    kind: Literal["image"]
+    size: tuple[int, int] | None = None
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    images: int = 1
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """How the asker's side reads the model's outputs.
+
+    `threshold` is the smallest score kept; `labels` name the classes in the model's order.
+    """
+
+    kind: Literal["boxes", "mask", "class", "tensor"]
+    decoder: Literal["", "nanodet", "defect-grid"] = ""
+    threshold: float = 0.5
+    labels: tuple[str, ...] = ()
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """One declared kind of question: its model, its budget and what it is promised."""
+
+    name: str
+    bundle: str  # a single .onnx file; absolute, or relative to the estate file
+    budget_ns: int
+    objective: float = 0.99
+    criticality: Criticality = Criticality.STANDARD
+    arrivals: Arrivals | None = None
+    queue: Literal["edf", "newest"] = "edf"
+    safe_action: dict[str, Any] | None = None
+    record: Literal["none"] = "none"
+    shapes: dict[str, tuple[int, ...]] = {}  # input → fixed shape, where the model leaves it open
+    question: Question | None = None
+    answer: Answer | None = None
+
+
+class Lane(Struct, frozen=True, kw_only=True):
+    """A pinned set of cores."""
+
+    cores: tuple[int, ...]
+    device: Literal["cpu"] = "cpu"
+
+
+class Hardware(Struct, frozen=True, kw_only=True):
+    """What a node of this type is made of. No lanes declared: one per core but the first."""
+
+    lanes: tuple[Lane, ...] = ()
+    scheduling: Literal["auto", "fifo", "nice"] = "auto"
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """A place with a node. `http` is host:port, `unix` a socket path; empty: not opened."""
+
+    name: str
+    hardware: str = ""
+    http: str = "127.0.0.1:8700"
+    unix: str = ""  # default: <state>/<site>.sock
+
+
+class Estate(Struct, frozen=True, kw_only=True):
+    """Everything declared in one file. `state` is the one directory tidsram writes to."""
+
+    name: str
+    state: str = ".tidsram"
+    sites: dict[str, Site] = {}
+    hardware: dict[str, Hardware] = {}
+    decisions: dict[str, Decision] = {}

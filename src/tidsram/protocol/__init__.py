@@ -1,0 +1,1 @@
+"""Bytes ↔ values. No I/O, clock, thread or randomness."""

@@ -1,0 +1,1 @@
+"""One node: supervisor, gate, workers."""
