@@ -34,6 +34,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
     `size` is width, height of the image given to the model (None: the image as it is); a pixel
     channel x becomes (x − mean) / std; `images` are stacked along the channels in given order.
+    `mean` and `std` hold one number, or one for each channel that the model sees.
     """
 
     kind: Literal["image"]
@@ -89,16 +90,22 @@ class Hardware(Struct, frozen=True, kw_only=True):
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """A place with a node. `http` is host:port, `unix` a socket path; empty: not opened."""
+    """A place with a node. `http` is host:port, `unix` a socket path; empty: not opened.
+
+    A relative `unix` starts at the estate file, as `state` does. No hardware: lanes by default.
+    """
 
     name: str
     hardware: str = ""
     http: str = "127.0.0.1:8700"
-    unix: str = ""  # default: <state>/<site>.sock
+    unix: str = ""  # `load` fills in <state>/<site>.sock where the file says nothing
 
 
 class Estate(Struct, frozen=True, kw_only=True):
-    """Everything declared in one file. `state` is the one directory tidsram writes to."""
+    """Everything declared in one file. `state` is the one directory tidsram writes to.
+
+    `load` gives at least one site (one called "local" where none is declared) and one decision.
+    """
 
     name: str
     state: str = ".tidsram"

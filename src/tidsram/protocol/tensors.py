@@ -31,9 +31,11 @@ class TensorSpec(Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor; −1 where the shape depends on the data."""
-        if any(dim < 0 for dim in self.shape):
-            return -1
-        return math.prod(self.shape) * DATATYPES[self.datatype][0]
+        return -1 if any(dim < 0 for dim in self.shape) else self.nbytes_of(self.shape)
+
+    def nbytes_of(self, shape: tuple[int, ...]) -> int:
+        """Bytes of the tensor with this shape."""
+        return math.prod(shape) * DATATYPES[self.datatype][0]
 
 
 class ModelSpec(Struct, frozen=True):

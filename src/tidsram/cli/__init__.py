@@ -1,0 +1,181 @@
+"""The `tidsram` command: one module per verb, imported when its verb is called.
+
+Exit statuses: 0 yes, 1 no, 2 bad input, 3 no verdict. A person's mistake is one sentence on stderr
+(with --json an object on stdout), never a traceback.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidsram import __version__
+from tidsram.errors import EstateError, TidsramError
+
+app = typer.Typer(
+    name="tidsram",
+    help="Declare the latency budget of every decision; get answers inside it, or a no at once.",
+    epilog="Every verb explains itself: tidsram VERB --help",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+File = Annotated[
+    Path, typer.Option("-f", "--file", metavar="FILE", help="The estate file.", show_default=True)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Budget = Annotated[
+    str | None, typer.Option(metavar="TIME", help='Time for an answer, such as "20ms".')
+]
+ESTATE = Path("tidsram.toml")
+
+
+def main() -> None:
+    """Run the command line; the process's exit status is the answer in short."""
+    try:
+        app()
+    except TidsramError as error:
+        _explain(error)
+        sys.exit(2)
+
+
+@app.command("demo")
+def _demo(
+    seconds: Annotated[int, typer.Option(min=1, max=3600, help="How long each act runs.")] = 20,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the node running at the end.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Watch four decisions keep their budgets on this machine."""
+    from tidsram.cli.demo import run
+
+    raise typer.Exit(run(seconds=seconds, keep=keep, as_json=as_json))
+
+
+@app.command("init")
+def _init(file: File = ESTATE, as_json: Json = False) -> None:
+    """Write an estate file to start from."""
+    from tidsram.cli.init import run
+
+    raise typer.Exit(run(file=file, as_json=as_json))
+
+
+@app.command("check")
+def _check(file: File = ESTATE, as_json: Json = False) -> None:
+    """Validate an estate and explain what it promises."""
+    from tidsram.cli.check import run
+
+    raise typer.Exit(run(file=file, as_json=as_json))
+
+
+@app.command("serve")
+def _serve(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL.onnx]", help="Serve this model, without a file."),
+    ] = None,
+    budget: Budget = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=1,3,224,224", help="Fix an input's open shape; repeatable."),
+    ] = None,
+    file: File = ESTATE,
+    site: Annotated[str | None, typer.Option(help="The site to be; needed if many.")] = None,
+    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen here.")] = None,
+    unix: Annotated[str | None, typer.Option(metavar="PATH", help="Listen on this socket.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a node: answers inside their budgets, or a no at once."""
+    from tidsram.cli.serve import run
+
+    status = run(
+        model=model,
+        budget_ns=_budget(budget),
+        shapes=_shapes(shape or []),
+        file=file,
+        site=site,
+        http=_address(http),
+        unix=unix,
+        as_json=as_json,
+    )
+    raise typer.Exit(status)
+
+
+@app.command("ask")
+def _ask(
+    decision: Annotated[str, typer.Argument(help="The decision's name.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="The question, raw.")
+    ] = None,
+    file: File = ESTATE,
+    url: Annotated[str | None, typer.Option(help="A node's URL or Unix socket.")] = None,
+    budget: Budget = None,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
+) -> None:
+    """Ask one question from the terminal."""
+    from tidsram.cli.ask import run
+
+    status = run(
+        decision=decision,
+        files=files or [],
+        file=file,
+        url=url,
+        budget_ns=_budget(budget),
+        as_json=as_json,
+        out=out,
+    )
+    raise typer.Exit(status)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tidsram {__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _explain(error: TidsramError) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": str(error), "code": error.code}, ensure_ascii=False))
+    else:
+        print(f"tidsram: {error}", file=sys.stderr)
+
+
+def _budget(text: str | None) -> int | None:
+    from tidsram.estate import load, values
+
+    return None if text is None else load.read_option("--budget", values.duration, text)
+
+
+def _address(text: str | None) -> str | None:
+    from tidsram.estate import load, values
+
+    return None if text is None else load.read_option("--http", values.address, text)
+
+
+def _shapes(options: list[str]) -> dict[str, tuple[int, ...]]:
+    from tidsram.estate import load, values
+
+    written: dict[str, object] = {}
+    for option in options:
+        name, _, sizes = option.rpartition("=")
+        dimensions = sizes.split(",")
+        if not name or not all(size.strip().isdecimal() for size in dimensions):
+            raise EstateError("--shape", f'"{option}" is not a shape; write NAME=1,3,224,224')
+        written[name] = [int(size) for size in dimensions]
+    return load.read_option("--shape", values.shapes, written)

@@ -1,0 +1,218 @@
+"""`tidsram check`: read an estate, look at its models, and say in words what it promises here."""
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tidsram.errors import EstateError, ModelRefused
+from tidsram.estate.load import load_estate, read_model
+from tidsram.estate.placement import lanes_of, show_cores, warm_lanes
+from tidsram.estate.types import Decision, Estate, Lane
+from tidsram.protocol.tensors import ModelSpec, TensorSpec
+from tidsram.units import US, show_ns, show_rate
+
+
+class SiteHere(msgspec.Struct, frozen=True):
+    """What a site's node would be on this machine; `problem` says why it cannot be one."""
+
+    site: str
+    http: str
+    unix: str
+    scheduling: str
+    lanes: tuple[Lane, ...]
+    warm: dict[str, tuple[int, ...]]
+    problem: str
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """One decision with what its model turned out to be; `problem` says why it is refused."""
+
+    decision: Decision
+    model: ModelSpec | None
+    problem: str
+
+
+class _DecisionJson(msgspec.Struct):
+    decision: str
+    bundle: str
+    budget_us: int
+    objective: float
+    criticality: str
+    queue: str
+    arrivals: dict[str, str | float] | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    problem: str
+
+
+class _ReportJson(msgspec.Struct):
+    file: str
+    estate: str
+    ok: bool
+    cores: list[int]
+    sites: list[SiteHere]
+    decisions: list[_DecisionJson]
+
+
+def run(*, file: Path, as_json: bool) -> int:
+    """Explain the estate in `file`; 0 when this machine could serve it, 1 when not."""
+    estate = load_estate(file)
+    cores = sorted(os.sched_getaffinity(0))
+    sites = [_site_here(estate, name, cores) for name in estate.sites]
+    checked = [_check_model(file.parent, decision) for decision in estate.decisions.values()]
+    # Sites on other machines are no fault of this one: it has to fit one of them.
+    ok = not any(c.problem for c in checked) and any(not s.problem for s in sites)
+    if as_json:
+        _print_json(file, estate, cores, sites, checked, ok=ok)
+    else:
+        _print_words(file, estate, cores, sites, checked)
+    return 0 if ok else 1
+
+
+def _site_here(estate: Estate, name: str, cores: list[int]) -> SiteHere:
+    site = estate.sites[name]
+    lanes: tuple[Lane, ...] = ()
+    warm: dict[str, tuple[int, ...]] = {}
+    problem = ""
+    try:
+        lanes = lanes_of(estate, name, cores)
+        warm = warm_lanes(estate.decisions.values(), len(lanes))
+    except EstateError as error:
+        problem = str(error)
+    hardware = estate.hardware.get(site.hardware)
+    return SiteHere(
+        site=name,
+        http=site.http,
+        unix=site.unix,
+        scheduling=hardware.scheduling if hardware else "auto",
+        lanes=lanes,
+        warm=warm,
+        problem=problem,
+    )
+
+
+def _check_model(base: Path, decision: Decision) -> Checked:
+    # It brings the whole ONNX package along, which a mistake in the estate need not wait for.
+    from tidsram.engine.inspect import inspect_model
+
+    try:
+        content = read_model(base / decision.bundle)
+        return Checked(decision, inspect_model(content, decision.bundle, decision.shapes), "")
+    except ModelRefused as refused:
+        return Checked(decision, None, str(refused))
+
+
+def _print_json(
+    file: Path,
+    estate: Estate,
+    cores: list[int],
+    sites: list[SiteHere],
+    checked: list[Checked],
+    *,
+    ok: bool,
+) -> None:
+    report = _ReportJson(
+        file=str(file),
+        estate=estate.name,
+        ok=ok,
+        cores=cores,
+        sites=sites,
+        decisions=[_decision_json(c) for c in checked],
+    )
+    print(msgspec.json.encode(report).decode())
+
+
+def _decision_json(checked: Checked) -> _DecisionJson:
+    decision, model = checked.decision, checked.model
+    arrivals = decision.arrivals
+    return _DecisionJson(
+        decision=decision.name,
+        bundle=decision.bundle,
+        budget_us=decision.budget_ns // US,
+        objective=decision.objective,
+        criticality=decision.criticality.value,
+        queue=decision.queue,
+        arrivals={"kind": arrivals.kind, "rate_per_s": arrivals.rate} if arrivals else None,
+        inputs=model.inputs if model else (),
+        outputs=model.outputs if model else (),
+        problem=checked.problem,
+    )
+
+
+def _print_words(
+    file: Path, estate: Estate, cores: list[int], sites: list[SiteHere], checked: list[Checked]
+) -> None:
+    print(
+        f"{file} declares estate {estate.name}: {_count(len(checked), 'decision')}, "
+        f"{_count(len(sites), 'site')}; this machine gives it {show_cores(cores)}."
+    )
+    for one in checked:
+        print(f"\nDecision {one.decision.name}, {one.decision.criticality.value}")
+        for label, words in _decision_lines(one, sites):
+            print(f"  {label:<10} {words}")
+    for site in sites:
+        print(f"\nSite {site.site}")
+        for label, words in _site_lines(site):
+            print(f"  {label:<10} {words}")
+    refused = [one.problem for one in checked if one.problem]
+    lost = [site.problem for site in sites if site.problem]
+    print()
+    if not refused and len(lost) < len(sites):
+        print("All models can be served here.")
+    # Stdout first: the verdict belongs below the explanation when both reach one terminal.
+    sys.stdout.flush()
+    for problem in refused + (lost if len(lost) == len(sites) else []):
+        print(f"tidsram: {problem}", file=sys.stderr)
+
+
+def _decision_lines(one: Checked, sites: list[SiteHere]) -> list[tuple[str, str]]:
+    decision, budget = one.decision, show_ns(one.decision.budget_ns)
+    lines = [("model", f"{decision.bundle}: {_show_model(one.model)}")]
+    if decision.arrivals:
+        arrivals = f"{decision.arrivals.kind}, {show_rate(decision.arrivals.rate)}"
+        lines.append(("arrivals", arrivals))
+    else:
+        lines.append(("arrivals", "not declared, so no rate is promised for"))
+    share = f"{decision.objective * 100:.6g} %"
+    lines.append(("budget", f"{budget} from when the question arose to the answer in hand"))
+    lines.append(("objective", f"{share} of requests answered within {budget}"))
+    lines.append(("otherwise", f'a rejection at once, or "missed" after {budget}; no late answer'))
+    if decision.safe_action is not None:
+        action = msgspec.json.encode(decision.safe_action).decode()
+        lines.append(("then", f"the client does {action}"))
+    if decision.queue == "newest":
+        lines.append(("queue", "of each stream only the newest waiting question counts"))
+    for site in sites:
+        if not site.problem:
+            lanes = ", ".join(str(lane) for lane in site.warm[decision.name])
+            lines.append(("warm on", f"{site.site}: lane {lanes}"))
+    return lines
+
+
+def _site_lines(site: SiteHere) -> list[tuple[str, str]]:
+    if site.problem:
+        return [("not here", site.problem)]
+    opened = [f"http://{site.http}" if site.http else "", site.unix]
+    lines = [("listens", " and ".join(filter(None, opened)) or "nowhere")]
+    for index, lane in enumerate(site.lanes):
+        warm = [name for name, lanes in site.warm.items() if index in lanes]
+        lines.append((f"lane {index}", f"{show_cores(lane.cores)}: {', '.join(warm) or 'idle'}"))
+    lines.append(("scheduling", site.scheduling))
+    return lines
+
+
+def _show_model(model: ModelSpec | None) -> str:
+    if model is None:
+        return "REFUSED, see below"
+    return f"{_show_tensors(model.inputs)} → {_show_tensors(model.outputs)}"
+
+
+def _show_tensors(tensors: tuple[TensorSpec, ...]) -> str:
+    shown = [f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors[:2]]
+    return ", ".join(shown) + (f" and {len(tensors) - 2} more" if len(tensors) > 2 else "")
+
+
+def _count(many: int, what: str) -> str:
+    return f"{many} {what}{'' if many == 1 else 's'}"

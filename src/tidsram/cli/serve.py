@@ -1,0 +1,51 @@
+"""`tidsram serve`: run a node, from an estate or from one model file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from tidsram.errors import NodeError
+from tidsram.estate.load import load_estate, quick_estate
+from tidsram.estate.placement import pick_site
+from tidsram.serve.supervisor import run_node
+
+QUICK_BUDGET_NS = 100_000_000
+
+
+def run(
+    *,
+    model: Path | None,
+    budget_ns: int | None,
+    shapes: dict[str, tuple[int, ...]],
+    file: Path,
+    site: str | None,
+    http: str | None,
+    unix: str | None,
+    as_json: bool,
+) -> int:
+    """Serve until told to stop; 0 after a drain."""
+    if model is not None:
+        estate = quick_estate(model, budget_ns or QUICK_BUDGET_NS, shapes=shapes)
+        folder = Path.cwd()
+    else:
+        if budget_ns is not None or shapes:
+            raise NodeError("--budget and --shape go with a model file; declare them in the estate")
+        estate, folder = load_estate(file), file.resolve().parent
+    chosen = pick_site(estate, site)
+    if http is not None:
+        chosen = replace(chosen, http=http)
+    if unix is not None:
+        chosen = replace(chosen, unix=str(Path(unix).resolve()))
+    run_node(estate, chosen, folder, _say_json if as_json else _say)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"tidsram[{os.getpid()}]: {line}", file=sys.stderr, flush=True)
+
+
+def _say_json(line: str) -> None:
+    print(json.dumps({"pid": os.getpid(), "told": line}), file=sys.stderr, flush=True)

@@ -1,0 +1,80 @@
+"""What happens to the scheduler and what it decides, as values. The shell carries actions out."""
+
+from msgspec import Struct
+
+from tidsram.outcome import Reason
+
+
+class Job(Struct, frozen=True, gc=False):
+    """A request as the scheduler sees it; instants in ns on the node's monotonic clock.
+
+    `due_ns` is the finish the scheduler plans for: `deadline_ns` less the way back to the asker.
+    `order` sorts before the due time inside a lane's criticality: (steps the asker lowered its own
+    criticality by, priority), smaller first. `stream` names a source whose newest question counts.
+    """
+
+    job_id: int
+    decision: str
+    arrival_ns: int
+    deadline_ns: int
+    due_ns: int
+    order: tuple[int, int] = (0, 1)
+    stream: str = ""
+
+
+class Start(Struct, frozen=True, gc=False):
+    """Hand the job to its worker. `on_deck`: the worker is busy and takes it up by itself next."""
+
+    job: Job
+    lane: int
+    on_deck: bool
+
+
+class Reject(Struct, frozen=True, gc=False):
+    """Refuse an arriving request now.
+
+    `predicted_finish_ns` is when it would have finished, `earliest_feasible_ns` the earliest due
+    time that could have been promised; both 0 where no estimate exists (not ready, draining).
+    """
+
+    job: Job
+    reason: Reason
+    predicted_finish_ns: int
+    earliest_feasible_ns: int
+
+
+class Evict(Struct, frozen=True, gc=False):
+    """Tell an admitted job's asker now that it will not be answered: evicted, stale or failed."""
+
+    job: Job
+    reason: Reason
+
+
+class Stop(Struct, frozen=True, gc=False):
+    """Abort the job's run; its outcome is told by another action or already was."""
+
+    job: Job
+    lane: int
+
+
+class Miss(Struct, frozen=True, gc=False):
+    """The deadline has come without an answer: say so now."""
+
+    job: Job
+
+
+class Kill(Struct, frozen=True, gc=False):
+    """The worker did not stop when told: end its process, the supervisor starts another."""
+
+    decision: str
+    lane: int
+
+
+class Probe(Struct, frozen=True, gc=False):
+    """Measure one run on zeros: the worker is idle and its estimate refuses on old evidence."""
+
+    decision: str
+    lane: int
+
+
+Action = Start | Reject | Evict | Stop | Miss | Kill | Probe

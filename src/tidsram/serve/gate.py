@@ -1,0 +1,980 @@
+"""The gate: one request's way, top to bottom.
+
+    receive → decode → admit → queue → run → encode → send
+
+`Asker` receives; `Gate._decode` … `Gate._send` are the rest in that order. The scheduler decides
+and this file carries out. Each arrow is stamped once; the stamps are the breakdown in the answer
+and in the metrics, and they sum to the whole. The gate never waits for a worker.
+"""
+
+import asyncio
+import contextlib
+import gc
+import mmap
+import os
+import pwd
+import socket
+import struct
+import sys
+from typing import Any
+
+import uvloop
+
+from tidsram import __version__, clock
+from tidsram.estate.types import Criticality, Decision
+from tidsram.outcome import Reason
+from tidsram.protocol import oip, wire
+from tidsram.protocol.oip import Ask, RequestError
+from tidsram.protocol.tensors import ModelSpec
+from tidsram.protocol.wire import DONE, JOB, JSON_LIMIT, TICKET
+from tidsram.schedule.events import Action, Evict, Job, Kill, Miss, Probe, Reject, Start, Stop
+from tidsram.schedule.scheduler import Policy, Scheduler
+from tidsram.serve import http, machine
+from tidsram.serve.http import Head
+from tidsram.serve.messages import (
+    Drain,
+    Open,
+    Pool,
+    WorkerLost,
+    WorkerReady,
+    receive,
+    send,
+)
+from tidsram.serve.metrics import Metrics, Row, metrics_bytes
+from tidsram.serve.slots import Slots
+from tidsram.units import SECOND, US, show_ns
+
+RETURN_NS = 500 * US  # the way back to the asker, until it is measured
+MAX_CONNECTIONS = 4096
+HEAD_TIME_NS = 10 * SECOND  # for a head that has begun to arrive
+DISCARD_LIMIT = 16 << 20  # a refused body longer than this costs the connection
+SWEEP_S = 0.02
+COLLECT_S = 10.0
+SCRATCH_BYTES = 1 << 18
+
+
+class Link:
+    """One warm worker: its sockets and what it serves."""
+
+    def __init__(
+        self, served: "Served", ready: WorkerReady, jobs: socket.socket, tickets: socket.socket
+    ) -> None:
+        self.served, self.lane, self.pid = served, ready.lane, ready.pid
+        self.jobs, self.tickets = jobs, tickets
+        self.warm_up_ns = ready.warm_up_ns
+        self.synced = False
+
+    def close(self) -> None:
+        """Let go of the worker."""
+        self.jobs.close()
+        self.tickets.close()
+
+
+class Served:
+    """One decision as the gate knows it."""
+
+    def __init__(self, decision: Decision, row: Row) -> None:
+        self.decision, self.row = decision, row
+        self.name = decision.name
+        self.variant = decision.bundle.rsplit("/", 1)[-1].removesuffix(".onnx")
+        self.rank = decision.criticality.rank
+        self.budget_us = decision.budget_ns // US
+        self.links: dict[int, Link] = {}
+        self.spec: ModelSpec | None = None
+        self.slots: Slots[Request] | None = None
+        self.room = 0  # bytes of tensors a question has
+
+
+class Request:
+    """One request in flight, from the end of its head until nothing of it is left."""
+
+    __slots__ = (
+        "admitted_ns",
+        "arrival_ns",
+        "ask",
+        "asker",
+        "body_ns",
+        "budget_us",
+        "deadline_ns",
+        "decoded_ns",
+        "generation",
+        "keep_alive",
+        "lane",
+        "number",
+        "served",
+        "slot",
+        "spent_us",
+        "told",
+    )
+
+    def __init__(self, asker: "Asker", served: Served, number: int, arrival_ns: int) -> None:
+        self.asker: Asker | None = asker
+        self.served, self.number = served, number
+        self.arrival_ns = self.body_ns = self.decoded_ns = self.admitted_ns = arrival_ns
+        self.deadline_ns = arrival_ns + served.decision.budget_ns
+        self.budget_us, self.spent_us = served.budget_us, 0
+        self.slot = self.lane = -1  # lane: where it runs, −1 before
+        self.generation = 0
+        self.keep_alive = True
+        self.told = False  # its outcome
+        self.ask: Ask | None = None
+
+
+class Asker(asyncio.BufferedProtocol):
+    """One connection: heads into scratch memory, bodies straight into slots."""
+
+    def __init__(self, gate: "Gate", *, local: bool) -> None:
+        self._gate, self._local = gate, local
+        self.transport: Any = None
+        self.name = ""
+        self.request: Request | None = None
+        self.since_ns = 0  # when what is being received began, 0 when nothing is
+        self._pending = b""  # the start of a head, or what came while a request is in flight
+        self._head_bytes = b"\0"  # the last head and what it means
+        self._head: Head | None = None
+        self._served: Served | None = None
+        self.asked: tuple[Served, int, bytes] | None = None  # the last JSON and what it means
+        self.ask: Ask | None = None
+        self._body: memoryview | None = None
+        self._discard = 0
+        self._close_after = False
+
+    # receive --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Meet the asker."""
+        self.transport = transport
+        self.name = _asker_name(transport)
+        self._gate.connected(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Receive heads into the gate's one scratch memory, bodies into their slot."""
+        del sizehint
+        return self._gate.scratch_view if self._body is None else self._body
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has arrived; the quick way is one familiar head with its body."""
+        if self._body is not None:
+            self._body = self._body[nbytes:]
+            if not self._body:
+                self._body_complete()
+            return
+        scratch = self._gate.scratch
+        if self._discard or self.request is not None or self._pending:
+            self.feed(bytes(scratch[:nbytes]))
+            return
+        size = len(self._head_bytes)
+        if nbytes >= size and scratch.startswith(self._head_bytes):
+            assert self._head is not None
+            self._head_arrived(self._head, self._gate.scratch_view[size:nbytes])
+        else:
+            self.feed(bytes(scratch[:nbytes]))
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that did not come as one familiar head with its body."""
+        while data and self.transport is not None:
+            if self._discard:
+                taken = min(self._discard, len(data))
+                self._discard -= taken
+                data = data[taken:]
+                if not self._discard:
+                    self._refused_body_gone()
+                continue
+            if self.request is not None:  # a pipelined request waits its turn
+                self._pending += data
+                if len(self._pending) > JSON_LIMIT:
+                    self.transport.pause_reading()
+                return
+            data, self._pending = self._pending + data, b""
+            if not self.since_ns:
+                self.since_ns = clock.now_ns()
+            end = data.find(b"\r\n\r\n", 0, http.HEAD_LIMIT) + 4
+            if end < 4:
+                self._head_unfinished(data)
+                return
+            try:
+                head = http.parse_head(data[:end])
+            except RequestError as error:
+                self._hang_up(400, error.reason, str(error))
+                return
+            self._head_bytes, self._head = data[:end], head
+            self._served = self._gate.find_served(head)
+            data = self._head_arrived(head, memoryview(data)[end:])
+
+    def eof_received(self) -> bool:
+        """Close when the asker closes."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Withdraw what the asker had in flight."""
+        del exc
+        self.transport = self._body = None
+        self._gate.disconnected(self)
+
+    def _head_unfinished(self, data: bytes) -> None:
+        if len(data) >= http.HEAD_LIMIT:
+            sentence = f"the request's head is longer than {http.HEAD_LIMIT} bytes"
+            self._hang_up(431, Reason.TOO_LARGE, sentence)
+            return
+        self._pending = data
+        self._gate.receiving.add(self)
+
+    def _head_arrived(self, head: Head, rest: memoryview) -> bytes:
+        """Act on a head; return what of `rest` belongs to the next request."""
+        now_ns = clock.now_ns()
+        body = rest[: head.content_bytes]
+        beyond = bytes(rest[head.content_bytes :])
+        self._close_after = not head.keep_alive
+        self.since_ns = now_ns
+        if self._served is None:
+            self._answer_page(head, body)
+            return beyond
+        request = self._gate.begin(self, self._served, head, now_ns)
+        if request is None:
+            self._skip_body(head, len(body))
+            return beyond
+        assert request.served.slots is not None
+        slots = request.served.slots
+        json_bytes = head.content_bytes if head.json_bytes < 0 else head.json_bytes
+        start = request.slot * slots.layout.slot_bytes + slots.layout.input_at - json_bytes
+        slots.memory[start : start + len(body)] = body
+        if len(body) == head.content_bytes:
+            self.since_ns = 0
+            self._gate.decode(request, json_bytes, head.content_bytes - json_bytes, now_ns)
+            return beyond
+        self._body = slots.memory[start + len(body) : start + head.content_bytes]
+        self._gate.receiving.add(self)
+        if head.expect_continue:
+            self.transport.write(http.CONTINUE)
+        return b""
+
+    def _body_complete(self) -> None:
+        self._body = None
+        self.since_ns = 0
+        self._gate.receiving.discard(self)
+        request, head = self.request, self._head
+        assert request is not None
+        assert head is not None
+        json_bytes = head.content_bytes if head.json_bytes < 0 else head.json_bytes
+        self._gate.decode(request, json_bytes, head.content_bytes - json_bytes, clock.now_ns())
+
+    def _answer_page(self, head: Head, body: memoryview) -> None:
+        status, content, kind = self._gate.page(head)
+        self.send(http.page(status, content, keep_alive=head.keep_alive, kind=kind))
+        self._skip_body(head, len(body))
+
+    def _skip_body(self, head: Head, received: int) -> None:
+        """The answer is sent already: let the rest of a refused body pass, if it is not long."""
+        left = head.content_bytes - received
+        if left > DISCARD_LIMIT or head.expect_continue:
+            self._close_after = True
+            left = 0
+        self._discard = left
+        if left:
+            self._gate.receiving.add(self)
+        else:
+            self._refused_body_gone()
+
+    def _refused_body_gone(self) -> None:
+        self.since_ns = 0
+        self._gate.receiving.discard(self)
+        if self._close_after and self.transport is not None:
+            self.transport.close()
+
+    # send -----------------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send one whole answer."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def answered(self) -> None:
+        """The request in flight has its outcome: close, or go on with what came meanwhile."""
+        self.request = None
+        if self.transport is None:
+            return
+        if self._close_after:
+            self.transport.close()
+        elif self._pending:
+            data, self._pending = self._pending, b""
+            if not self.transport.is_reading():
+                self.transport.resume_reading()
+            self.feed(data)
+
+    def abandon_body(self) -> None:
+        """Stop writing into a slot; what still comes of the body cannot be told from a head."""
+        self._body = None
+        self._close_after = True
+        self.since_ns = 0
+        self._gate.receiving.discard(self)
+
+    def time_out(self) -> None:
+        """What began to arrive did not arrive in time."""
+        if self.request is not None:
+            self._gate.body_too_late(self.request)
+        elif self._discard:
+            self.transport.abort()
+        else:
+            sentence = f"the request's head did not arrive within {show_ns(HEAD_TIME_NS)}"
+            self._hang_up(400, Reason.INVALID, sentence)
+
+    def overdue(self, now_ns: int) -> bool:
+        """Whether what is arriving should have arrived."""
+        if self.request is not None:
+            return now_ns >= self.request.deadline_ns
+        return bool(self.since_ns) and now_ns >= self.since_ns + HEAD_TIME_NS
+
+    @property
+    def on_this_host(self) -> bool:
+        """Whether the asker's wall clock is this machine's."""
+        return self._local
+
+    def _hang_up(self, status: int, reason: Reason, sentence: str) -> None:
+        self._gate.receiving.discard(self)
+        self._pending = b""
+        self.send(http.refusal(reason, sentence, {}, keep_alive=False, status=status))
+        self.transport.close()
+
+
+class Gate:
+    """Everything between the askers and the workers of one node."""
+
+    def __init__(self, opened: Open, metrics: Metrics, control: socket.socket) -> None:
+        self._control = control
+        self._estate, self._site = opened.estate, opened.site
+        self._boot, self._endpoints = opened.boot.encode(), opened.endpoints
+        self._number = (opened.epoch - 1) << 40
+        self._first_generation = opened.epoch << 40
+        self._metrics = metrics
+        decisions = opened.estate.decisions
+        self._served = {name: Served(d, metrics.row(name)) for name, d in decisions.items()}
+        self._scheduler = Scheduler(
+            [Policy(d.name, d.criticality, d.objective, d.queue) for d in decisions.values()],
+            opened.lane_count,
+        )
+        self._requests: dict[int, Request] = {}
+        self._askers: set[Asker] = set()
+        self.receiving: set[Asker] = set()
+        self.scratch = bytearray(SCRATCH_BYTES)
+        self.scratch_view = memoryview(self.scratch)
+        self._timer = machine.DeadlineTimer()
+        self._loop = asyncio.get_running_loop()
+        self._servers: list[asyncio.Server] = []
+        self._draining = False
+        self._done = self._loop.create_future()
+        self._carry = {
+            Start: self._start,
+            Reject: self._reject,
+            Evict: self._evict,
+            Stop: self._stop,
+            Miss: self._miss,
+            Kill: self._kill,
+            Probe: self._probe,
+        }
+
+    async def serve(self, listeners: list[socket.socket]) -> None:
+        """Serve until drained or until the supervisor is gone."""
+        self._loop.add_reader(self._control.fileno(), self._told)
+        self._loop.add_reader(self._timer.fd, self._timer_fired)
+        for listener in listeners:
+            listener.setblocking(False)
+            unix = listener.family == socket.AF_UNIX
+            if unix:
+                server = await self._loop.create_unix_server(
+                    lambda: Asker(self, local=True), sock=listener, backlog=MAX_CONNECTIONS
+                )
+            else:
+                here = _is_loopback(listener)
+                server = await self._loop.create_server(
+                    lambda here=here: Asker(self, local=here),  # type: ignore[misc]
+                    sock=listener,
+                    backlog=MAX_CONNECTIONS,
+                )
+            self._servers.append(server)
+        self._sweep()
+        self._collect()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        await self._done
+
+    # receive: after the head, before the body -----------------------------------------------------
+
+    def find_served(self, head: Head) -> Served | None:
+        """Return the decision that an inference request's path names."""
+        if head.method != "POST":
+            return None
+        return self._served.get(_model_of(head.path, "infer"))
+
+    def begin(self, asker: Asker, served: Served, head: Head, now_ns: int) -> Request | None:
+        """Give an arriving request a slot; refuse it (and return None) when there cannot be one."""
+        slots = served.slots
+        json_bytes = head.content_bytes if head.json_bytes < 0 else head.json_bytes
+        tensors = head.content_bytes - json_bytes
+        request = Request(asker, served, self._next_number(), now_ns)
+        request.keep_alive = head.keep_alive
+        reason, sentence = Reason.NONE, ""
+        if json_bytes > JSON_LIMIT:
+            reason, sentence = Reason.TOO_LARGE, _json_too_large(json_bytes)
+        elif self._draining:
+            reason, sentence = Reason.DRAINING, "this node is shutting down; ask another"
+        elif slots is None or not self._scheduler.is_ready(served.name):
+            reason, sentence = Reason.NOT_READY, _not_ready(served.name)
+        elif tensors > served.room:
+            reason = Reason.TOO_LARGE
+            sentence = (
+                f"the question brings {tensors} bytes of tensors; {served.name} takes {served.room}"
+            )
+        else:
+            request.slot = slots.take(request, request.number, now_ns, request.deadline_ns)
+            request.generation = slots.generation
+            if request.slot < 0:
+                reason = Reason.OVERLOAD
+                sentence = f"all {slots.layout.slots} slots of {served.name} are taken; ask later"
+        if reason:
+            self._refuse(request, reason, sentence, {})
+            return None
+        asker.request = request
+        return request
+
+    def body_too_late(self, request: Request) -> None:
+        """The deadline came while the body was still arriving."""
+        asker = request.asker
+        assert asker is not None
+        asker.abandon_body()
+        request.keep_alive = False
+        sentence = "the deadline came before the question's body had arrived"
+        self._refuse(request, Reason.DEADLINE, sentence, {})
+
+    # decode → admit -------------------------------------------------------------------------------
+
+    def decode(self, request: Request, json_bytes: int, tail_bytes: int, now_ns: int) -> None:
+        """The body is in its slot: read its JSON, fix its deadline, ask the scheduler."""
+        request.body_ns = now_ns
+        served, asker = request.served, request.asker
+        assert served.slots is not None
+        assert asker is not None
+        memory, layout = served.slots.memory, served.slots.layout
+        tensors_at = request.slot * layout.slot_bytes + layout.input_at
+        json = bytes(memory[tensors_at - json_bytes : tensors_at])
+        asked = (served, tail_bytes, json)
+        ask = asker.ask
+        if ask is None or asked != asker.asked:
+            try:
+                ask = self._read(served, json, tail_bytes)
+            except RequestError as error:
+                self._refuse(request, error.reason, str(error), {})
+                return
+            asker.asked, asker.ask = asked, ask
+        if ask.packed:
+            packed_at = tensors_at + tail_bytes
+            memory[packed_at : packed_at + len(ask.packed)] = ask.packed
+        request.ask = ask
+        self._fix_deadline(request, ask, asker)
+        request.decoded_ns = now_ns = clock.now_ns()
+        job = Job(
+            request.number,
+            served.name,
+            request.arrival_ns,
+            request.deadline_ns,
+            request.deadline_ns - RETURN_NS,
+            (_lowered_by(ask.criticality, served.rank), ask.priority),
+            ask.stream,
+        )
+        self._requests[request.number] = request
+        actions = self._scheduler.arrived(now_ns, job)
+        request.admitted_ns = clock.now_ns()
+        self._do(actions)
+        self._timer.arm(self._scheduler.next_wake_ns)
+
+    def _read(self, served: Served, json: bytes, tail_bytes: int) -> Ask:
+        assert served.spec is not None
+        header = json or oip.raw_header(served.spec)
+        return oip.decode_infer(
+            header, tail_bytes, served.name, served.spec, self._site, served.variant
+        )
+
+    @staticmethod
+    def _fix_deadline(request: Request, ask: Ask, asker: Asker) -> None:
+        """The tighter budget applies, less the time that was spent before the question came."""
+        budget_us = min(request.budget_us, ask.budget_us or request.budget_us)
+        spent_us, odd = ask.spent_us, ask.odd
+        if ask.captured_unix_us:
+            if asker.on_this_host:
+                since_us = clock.wall_ns() // US - ask.captured_unix_us
+                odd = odd or since_us < 0
+                spent_us = max(spent_us, since_us)
+            else:
+                odd = True  # another host's wall clock says nothing here
+        if spent_us > budget_us:
+            spent_us, odd = budget_us, True
+        if odd:
+            request.served.row.count_odd()
+        request.budget_us, request.spent_us = budget_us, spent_us
+        request.deadline_ns = request.arrival_ns + (budget_us - spent_us) * US
+
+    # queue → run: what the scheduler decided ------------------------------------------------------
+
+    def _do(self, actions: list[Action]) -> None:
+        carry = self._carry
+        for action in actions:
+            carry[type(action)](action)  # type: ignore[operator]
+
+    def _start(self, action: Start) -> None:
+        request = self._requests[action.job.job_id]
+        assert request.ask is not None
+        request.lane = action.lane
+        message = JOB.pack(wire.RUN, request.slot, request.generation, request.deadline_ns)
+        # A worker that is gone or stopped is noticed elsewhere; its jobs have their deadlines.
+        with contextlib.suppress(OSError):
+            request.served.links[action.lane].jobs.send(message + request.ask.offsets)
+
+    def _reject(self, action: Reject) -> None:
+        request = self._requests.pop(action.job.job_id)
+        since_ns = request.arrival_ns - request.spent_us * US - RETURN_NS
+        facts: dict[str, Any] = {"budget_us": request.budget_us, "spent_us": request.spent_us}
+        if action.predicted_finish_ns:
+            facts["predicted_finish_us"] = (action.predicted_finish_ns - since_ns) // US + 1
+            facts["earliest_feasible_us"] = (action.earliest_feasible_ns - since_ns) // US + 1
+        self._refuse(
+            request, action.reason, _refusal_sentence(action.reason, request, facts), facts
+        )
+
+    def _evict(self, action: Evict) -> None:
+        request = self._requests[action.job.job_id]
+        facts = {"budget_us": request.budget_us}
+        self._refuse(request, action.reason, _EVICTED[action.reason], facts)
+
+    def _miss(self, action: Miss) -> None:
+        self._tell_missed(self._requests[action.job.job_id])
+
+    def _stop(self, action: Stop) -> None:
+        request = self._requests[action.job.job_id]
+        with contextlib.suppress(OSError):
+            request.served.links[action.lane].tickets.send(TICKET.pack(request.generation))
+
+    def _kill(self, action: Kill) -> None:
+        link = self._served[action.decision].links.get(action.lane)
+        if link is not None:
+            send(self._control, WorkerLost(action.decision, action.lane, link.pid, kill=True))
+
+    def _probe(self, action: Probe) -> None:
+        with contextlib.suppress(OSError):
+            jobs = self._served[action.decision].links[action.lane].jobs
+            jobs.send(JOB.pack(wire.PROBE, 0, 0, 0))
+
+    # run → encode → send --------------------------------------------------------------------------
+
+    def _run_ended(self, link: Link) -> None:
+        """A worker says what became of a run."""
+        try:
+            message = link.jobs.recv(wire.MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._lose(link)
+            return
+        now_ns = clock.now_ns()
+        status, slot, generation, started_ns, ended_ns, _ = DONE.unpack_from(message)
+        served = link.served
+        if status == wire.PROBED:
+            self._do(self._scheduler.probed(now_ns, served.name, link.lane, ended_ns - started_ns))
+            return
+        if status == wire.SYNCED:
+            self._link_synced(link, now_ns)
+            return
+        assert served.slots is not None
+        request = served.slots.holder[slot]
+        if request is None or request.generation != generation:
+            return  # an earlier gate's, or one that was given up
+        self._metrics.add_busy(link.lane, ended_ns - started_ns)
+        if status == wire.OK:
+            actions = self._scheduler.finished(now_ns, request.number, started_ns, ended_ns)
+        else:
+            actions = self._scheduler.failed(now_ns, request.number)
+        self._do(actions)  # the lane first, the answer second
+        if not request.told:
+            if status == wire.OK:
+                self._encode(request, message, started_ns, ended_ns)
+            elif status == wire.MODEL_FAILED:
+                text = message[DONE.size :].decode(errors="replace")
+                self._refuse(request, Reason.MODEL, f"the model failed: {text}", {})
+            else:
+                self._tell_missed(request)
+        self._requests.pop(request.number, None)
+        self._release(request)
+        self._timer.arm(self._scheduler.next_wake_ns)
+        self._leave_if_drained()
+
+    def _encode(self, request: Request, message: bytes, started_ns: int, ended_ns: int) -> None:
+        served, ask = request.served, request.ask
+        assert served.slots is not None
+        assert served.spec is not None
+        assert ask is not None
+        outputs = _Outputs(served.slots, served.spec, request.slot, message)
+        encoded_ns = clock.now_ns()
+        if encoded_ns >= request.deadline_ns:
+            self._tell_missed(request)
+            return
+        # Cumulated, then rounded: the stages sum to the whole in the answer too.
+        t0 = request.arrival_ns
+        t1, t2 = (request.body_ns - t0) // US, (request.decoded_ns - t0) // US
+        t3, t4 = (request.admitted_ns - t0) // US, (started_ns - t0) // US
+        t5, t6 = (ended_ns - t0) // US, (encoded_ns - t0) // US
+        spent_us = request.spent_us + t6
+        numbers = (
+            request.budget_us,
+            spent_us,
+            request.budget_us - spent_us,
+            t1,
+            t2 - t1,
+            t3 - t2,
+            t4 - t3,
+            t5 - t4,
+            t6 - t5,
+            self._boot,
+            request.number,
+        )
+        try:
+            json, tensors = oip.encode_answer(
+                ask, served.name, self._site, served.variant, served.spec, outputs.get, numbers
+            )
+        except RequestError as error:
+            self._refuse(request, error.reason, str(error), {})
+            return
+        self._send(request, http.answer(json, tensors, keep_alive=request.keep_alive))
+        served.row.count(Reason.NONE)
+        served.row.observe(
+            (
+                request.body_ns - t0,
+                request.decoded_ns - request.body_ns,
+                request.admitted_ns - request.decoded_ns,
+                started_ns - request.admitted_ns,
+                ended_ns - started_ns,
+                encoded_ns - ended_ns,
+                request.spent_us * US + encoded_ns - t0,
+            )
+        )
+
+    def _tell_missed(self, request: Request) -> None:
+        sentence = f"no answer within the budget of {show_ns(request.budget_us * US)}"
+        self._refuse(request, Reason.DEADLINE, sentence, {"budget_us": request.budget_us})
+
+    def _refuse(
+        self, request: Request, reason: Reason, sentence: str, facts: dict[str, Any]
+    ) -> None:
+        """Tell any outcome but an answer, and let go of the slot unless a run still has it."""
+        request.served.row.count(reason)
+        safe_action = request.served.decision.safe_action
+        if safe_action is not None:
+            facts["safe_action"] = safe_action
+        facts["request"] = f"{self._boot.decode()}-{request.number}"
+        self._send(request, http.refusal(reason, sentence, facts, keep_alive=request.keep_alive))
+        if request.lane < 0:
+            self._requests.pop(request.number, None)
+            self._release(request)
+
+    def _send(self, request: Request, data: bytes) -> None:
+        request.told = True
+        asker, request.asker = request.asker, None
+        if asker is not None:
+            asker.send(data)
+            if asker.request is request:
+                asker.answered()
+
+    def _release(self, request: Request) -> None:
+        if request.slot >= 0:
+            assert request.served.slots is not None
+            request.served.slots.give_back(request.slot)
+            request.slot = -1
+
+    # deadlines, connections -----------------------------------------------------------------------
+
+    def _timer_fired(self) -> None:
+        self._timer.fired()
+        self._do(self._scheduler.tick(clock.now_ns()))
+        self._timer.arm(self._scheduler.next_wake_ns)
+        self._leave_if_drained()
+
+    def _sweep(self) -> None:
+        """Look after what is arriving slowly."""
+        if self.receiving:
+            now_ns = clock.now_ns()
+            for asker in [a for a in self.receiving if a.overdue(now_ns)]:
+                asker.time_out()
+        self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _collect(self) -> None:
+        """Collect garbage while nothing is promised."""
+        if self._scheduler.idle:
+            gc.collect()
+        self._loop.call_later(COLLECT_S, self._collect)
+
+    def connected(self, asker: Asker) -> None:
+        """Take a connection, if there is room."""
+        if len(self._askers) >= MAX_CONNECTIONS:
+            asker.transport.abort()
+        self._askers.add(asker)
+
+    def disconnected(self, asker: Asker) -> None:
+        """An asker left: withdraw what it asked for."""
+        self._askers.discard(asker)
+        self.receiving.discard(asker)
+        request, asker.request = asker.request, None
+        if request is None or request.told:
+            return
+        request.told, request.asker = True, None
+        request.served.row.count(Reason.ASKER_LEFT)
+        self._do(self._scheduler.gone(clock.now_ns(), request.number))
+        if request.lane < 0:
+            self._requests.pop(request.number, None)
+            self._release(request)
+        self._leave_if_drained()
+
+    # what the supervisor says ---------------------------------------------------------------------
+
+    def _told(self) -> None:
+        message, fds = receive(self._control)
+        if isinstance(message, Pool):
+            served = self._served[message.decision]
+            served.spec, served.room = message.spec, message.layout.input_bytes
+            served.slots = Slots(fds[0], message.layout, self._first_generation)
+            os.close(fds[0])
+        elif isinstance(message, WorkerReady):
+            self._greet(message, fds)
+        elif isinstance(message, WorkerLost):
+            link = self._served[message.decision].links.get(message.lane)
+            if link is not None and link.pid == message.pid:
+                self._lose(link)
+        elif isinstance(message, Drain):
+            self._draining = True
+            self._do(self._scheduler.draining(clock.now_ns()))
+            self._leave_if_drained()
+        elif message is None and not self._done.done():
+            self._done.set_result(None)  # the supervisor is gone
+
+    def _greet(self, ready: WorkerReady, fds: list[int]) -> None:
+        """Meet a worker. It is ready once it has ended what an earlier gate gave it."""
+        jobs, tickets = (socket.socket(fileno=fd) for fd in fds)
+        jobs.setblocking(False)
+        tickets.setblocking(False)
+        served = self._served[ready.decision]
+        link = Link(served, ready, jobs, tickets)
+        served.links[ready.lane] = link
+        self._loop.add_reader(jobs.fileno(), self._run_ended, link)
+        jobs.send(JOB.pack(wire.SYNC, 0, self._first_generation, 0))
+
+    def _link_synced(self, link: Link, now_ns: int) -> None:
+        if not link.synced:
+            link.synced = True
+            self._do(
+                self._scheduler.worker_ready(now_ns, link.served.name, link.lane, link.warm_up_ns)
+            )
+
+    def _lose(self, link: Link) -> None:
+        """A worker is gone: each of its requests gets its outcome now."""
+        served = link.served
+        self._loop.remove_reader(link.jobs.fileno())
+        link.close()
+        del served.links[link.lane]
+        self._do(self._scheduler.worker_lost(clock.now_ns(), served.name, link.lane))
+        assert served.slots is not None
+        for request in served.slots.holder:
+            if request is not None and request.lane == link.lane and request.told:
+                self._requests.pop(request.number, None)
+                self._release(request)
+        self._leave_if_drained()
+
+    def _leave_if_drained(self) -> None:
+        if self._draining and self._scheduler.idle and not self._done.done():
+            # What was just written is still in uvloop's hands: leave one turn later.
+            self._loop.call_soon(self._close)
+
+    def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for asker in list(self._askers):
+            if asker.transport is not None:
+                asker.transport.close()
+        if not self._done.done():
+            self._done.set_result(None)
+
+    # everything that is not a question ------------------------------------------------------------
+
+    def page(self, head: Head) -> tuple[int, bytes, bytes]:
+        """Answer metadata, health and metrics: status, body, content type."""
+        json = b"application/json"
+        if head.method == "POST":
+            return self._no_such_decision(head.path), self._told_unknown(head.path), json
+        if head.method != "GET":
+            told = oip.encode_error(Reason.INVALID, f"{head.method} is not served here", {})
+            return 405, told, json
+        if head.path == "/metrics":
+            return 200, self._metrics.render(), b"text/plain; version=0.0.4"
+        if head.path == "/v2":
+            return 200, oip.server_metadata(__version__), json
+        if head.path == "/v2/health/live":
+            return 200, b'{"live":true}', json
+        if head.path == "/v2/health/ready":
+            return self._health()
+        return self._model_page(head.path)
+
+    def _health(self) -> tuple[int, bytes, bytes]:
+        states = {}
+        for name, served in self._served.items():
+            workers = [{"lane": link.lane, "pid": link.pid} for link in served.links.values()]
+            states[name] = {"ready": self._scheduler.is_ready(name), "workers": workers}
+        ready = not self._draining and all(state["ready"] for state in states.values())
+        told = {
+            "live": True,
+            "ready": ready,
+            "draining": self._draining,
+            "gate": os.getpid(),
+            "endpoints": self._endpoints,
+            "decisions": states,
+        }
+        return (200 if ready else 503), oip.encode(told), b"application/json"
+
+    def _model_page(self, path: str) -> tuple[int, bytes, bytes]:
+        json = b"application/json"
+        for page in ("", "config", "ready"):
+            served = self._served.get(_model_of(path, page))
+            if served is None:
+                continue
+            ready = self._scheduler.is_ready(served.name)
+            if page == "ready":
+                told = oip.encode({"name": served.name, "ready": ready})
+                return (200 if ready else 503), told, json
+            if served.spec is None:
+                told = oip.encode_error(Reason.NOT_READY, _not_ready(served.name), {})
+                return 503, told, json
+            encode = oip.model_config if page == "config" else oip.model_metadata
+            return 200, encode(served.name, served.spec), json
+        return 404, self._told_unknown(path), json
+
+    def _no_such_decision(self, path: str) -> int:
+        return 405 if self._model_page(path)[0] == 200 else 404
+
+    def _told_unknown(self, path: str) -> bytes:
+        known = ", ".join(self._served) or "none"
+        sentence = f"nothing is served at {path[:200]!r}; decisions here: {known}"
+        return oip.encode_error(Reason.UNKNOWN_DECISION, sentence, {})
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+
+class _Outputs:
+    """A run's outputs in its slot."""
+
+    __slots__ = ("_at", "_message", "_slots", "_spec")
+
+    def __init__(self, slots: Slots[Request], spec: ModelSpec, slot: int, message: bytes) -> None:
+        self._slots, self._spec, self._message = slots, spec, message
+        self._at = slot * slots.layout.slot_bytes
+
+    def get(self, index: int) -> tuple[tuple[int, ...], memoryview]:
+        """Return shape and bytes of the model's output."""
+        tensor = self._spec.outputs[index]
+        shape, size = tensor.shape, tensor.nbytes
+        if size < 0:
+            shape = wire.shapes_in(self._message)[index]
+            size = tensor.nbytes_of(shape)
+        at = self._at + self._slots.layout.output_at[index]
+        return shape, self._slots.memory[at : at + size]
+
+
+_EVICTED = {
+    Reason.EVICTED: "more urgent work came before it and it can no longer make its deadline",
+    Reason.STALE: "a newer question of the same stream has replaced it",
+    Reason.WORKER_LOST: "the worker that had it is gone; another is being started, ask again",
+}
+
+
+def _refusal_sentence(reason: Reason, request: Request, facts: dict[str, Any]) -> str:
+    name = request.served.name
+    if reason is Reason.NOT_READY:
+        return _not_ready(name)
+    if reason is Reason.DRAINING:
+        return "this node is shutting down; ask another"
+    finish = show_ns(facts["predicted_finish_us"] * US)
+    budget = show_ns(request.budget_us * US)
+    earliest = show_ns(facts["earliest_feasible_us"] * US)
+    if reason is Reason.INFEASIBLE:
+        return (
+            f"{name} cannot answer within {budget} even alone (predicted {finish}); "
+            f"a budget of {earliest} could be promised now"
+        )
+    return (
+        f"{name} would answer after {finish}, past the budget of {budget} or at the cost of "
+        f"another's; a budget of {earliest} could be promised now"
+    )
+
+
+def _not_ready(name: str) -> str:
+    return f"{name} has no warm worker yet; ask again when /v2/models/{name}/ready says so"
+
+
+def _json_too_large(size: int) -> str:
+    return (
+        f"the request has {size} bytes of JSON, more than the {JSON_LIMIT} that are read here; "
+        f"send tensors as binary data (Inference-Header-Content-Length)"
+    )
+
+
+def _lowered_by(criticality: Criticality | None, rank: int) -> int:
+    """How far the asker lowered its criticality; it cannot raise it."""
+    return 0 if criticality is None else max(0, criticality.rank - rank)
+
+
+def _model_of(path: str, page: str) -> str:
+    """Return the model that `/v2/models/M[/versions/1][/page]` names, else ""."""
+    prefix, suffix = "/v2/models/", f"/{page}" if page else ""
+    if not path.startswith(prefix) or not path.endswith(suffix):
+        return ""
+    middle = path[len(prefix) : len(path) - len(suffix)]
+    return middle.removesuffix("/versions/" + oip.VERSION)
+
+
+def _asker_name(transport: asyncio.BaseTransport) -> str:
+    """Who asks: the Unix user, else the address."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        uid = struct.unpack("3i", credentials)[1]
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return str(uid)
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else "unknown"
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return str(listener.getsockname()[0]) in ("127.0.0.1", "::1")
+
+
+async def _main(control: socket.socket) -> None:
+    opened, fds = receive(control)
+    assert isinstance(opened, Open)
+    size = metrics_bytes(len(opened.estate.decisions), opened.lane_count)
+    memory = memoryview(mmap.mmap(fds[0], size))
+    os.close(fds[0])
+    metrics = Metrics(memory, list(opened.estate.decisions), opened.lane_count)
+    gate = Gate(opened, metrics, control)
+    await gate.serve([socket.socket(fileno=fd) for fd in fds[1:]])
+
+
+def main() -> None:
+    """Run the gate's life on the loop that uvloop makes."""
+    machine.die_with_parent()
+    machine.be_nice(machine.GATE_NICE)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    uvloop.run(_main(control))
+
+
+if __name__ == "__main__":
+    main()

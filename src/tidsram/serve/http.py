@@ -1,0 +1,164 @@
+"""HTTP/1.1 heads and answers. Parsing is httptools'; one head is parsed once and then recognised.
+
+Between questions of one kind a client repeats its head byte for byte, so a connection keeps the
+last one with what it means.
+"""
+
+from typing import Any
+
+import httptools
+from msgspec import Struct
+
+from tidsram.outcome import TABLE, Reason
+from tidsram.protocol.oip import RequestError, encode_error
+
+HEAD_LIMIT = 16384
+BODY_LIMIT = 1 << 30
+
+
+class Head(Struct, frozen=True):
+    """What a request's head says. `json_bytes` is −1 where the whole body is JSON."""
+
+    method: str
+    path: str
+    content_bytes: int
+    json_bytes: int
+    keep_alive: bool
+    expect_continue: bool
+
+
+class _Collector:
+    """httptools' callbacks for one head."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the URL."""
+        self.url += url
+        if len(self.url) > 4096:
+            raise ValueError("the URL is longer than 4096 bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Take the blank line."""
+        self.complete = True
+
+
+def parse_head(data: bytes) -> Head:
+    """Parse a whole head, blank line included. Raises RequestError with the asker's sentence."""
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        raise _bad("this server does not change protocols; leave Upgrade out") from None
+    except (httptools.HttpParserError, ValueError) as error:
+        raise _bad(f"this is not HTTP/1.1: {error}") from None
+    if not collector.complete:
+        raise _bad("this is not HTTP/1.1: the head does not end")
+    return _read(collector, parser)
+
+
+def _read(collector: _Collector, parser: httptools.HttpRequestParser) -> Head:
+    headers: dict[bytes, bytes] = {}
+    for name, value in collector.headers:
+        if name in _ONCE and name in headers:
+            raise _bad(f"header {name.decode('latin1')!r} is given twice; give it once")
+        headers[name] = value
+    if b"transfer-encoding" in headers:
+        raise _bad("send Content-Length: a chunked body has no length to plan for")
+    content_bytes = _count(headers, b"content-length", 0)
+    json_bytes = _count(headers, b"inference-header-content-length", -1)
+    if json_bytes > content_bytes:
+        raise _bad(
+            f"Inference-Header-Content-Length is {json_bytes}, but the body has {content_bytes} "
+            f"bytes; it counts the JSON before the tensors"
+        )
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise _bad("send the body uncompressed: Content-Encoding is not read")
+    path = collector.url.split(b"?", 1)[0].decode("latin1")
+    return Head(
+        method=parser.get_method().decode(),
+        path=path,
+        content_bytes=content_bytes,
+        json_bytes=json_bytes,
+        keep_alive=parser.should_keep_alive(),
+        expect_continue=headers.get(b"expect", b"").lower() == b"100-continue",
+    )
+
+
+_ONCE = frozenset({b"content-length", b"inference-header-content-length", b"host"})
+
+
+def _count(headers: dict[bytes, bytes], name: bytes, default: int) -> int:
+    value = headers.get(name)
+    if value is None:
+        return default
+    if not value.isdigit() or len(value) > 15:
+        shown = value[:40].decode("latin1")
+        raise _bad(f"header {name.decode()} is {shown!r}: give a whole number of bytes")
+    return int(value)
+
+
+def _bad(sentence: str) -> RequestError:
+    return RequestError(Reason.INVALID, sentence)
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS = {
+    200: b"200 OK",
+    400: b"400 Bad Request",
+    401: b"401 Unauthorized",
+    403: b"403 Forbidden",
+    404: b"404 Not Found",
+    405: b"405 Method Not Allowed",
+    413: b"413 Content Too Large",
+    429: b"429 Too Many Requests",
+    431: b"431 Request Header Fields Too Large",
+    500: b"500 Internal Server Error",
+    503: b"503 Service Unavailable",
+    504: b"504 Gateway Timeout",
+}
+
+
+def answer(json: bytes, tensors: list[memoryview], *, keep_alive: bool) -> bytes:
+    """Frame a served answer: JSON alone, or JSON with raw tensors behind it."""
+    close = b"" if keep_alive else b"Connection: close\r\n"
+    if not tensors:
+        return (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (close, len(json), json)
+        )
+    size = len(json) + sum(tensor.nbytes for tensor in tensors)
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n%b"
+        b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n"
+        % (close, len(json), size)
+    )
+    return b"".join((head, json, *tensors))
+
+
+def page(status: int, body: bytes, *, keep_alive: bool, kind: bytes = b"application/json") -> bytes:
+    """Frame any other answer."""
+    close = b"" if keep_alive else b"Connection: close\r\n"
+    return b"HTTP/1.1 %b\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        _STATUS[status],
+        kind,
+        close,
+        len(body),
+        body,
+    )
+
+
+def refusal(
+    reason: Reason, sentence: str, facts: dict[str, Any], *, keep_alive: bool, status: int = 0
+) -> bytes:
+    """Frame the answer to a request that is not served."""
+    body = encode_error(reason, sentence, facts)
+    return page(status or TABLE[reason].http, body, keep_alive=keep_alive)

@@ -1,0 +1,137 @@
+"""Counters and stage histograms in shared memory: they survive the gate that fills them.
+
+One row of whole numbers per decision, then one busy counter per lane. The gate adds, the
+supervisor reads (and adds what a dead gate could not), `/metrics` renders.
+"""
+
+from collections.abc import Sequence
+
+from tidsram.outcome import TABLE, Reason
+from tidsram.protocol.oip import STAGES
+from tidsram.stats import BUCKETS, bucket, bucket_top_ns
+
+REASONS = tuple(TABLE)
+_REASON_AT = {reason: i for i, reason in enumerate(REASONS)}
+SERIES = (*STAGES, "spent")
+_ODD_AT = len(REASONS)
+_SUM_AT = _ODD_AT + 1
+_HISTOGRAM_AT = _SUM_AT + len(SERIES)
+_ROW = _HISTOGRAM_AT + len(SERIES) * BUCKETS
+
+# Where /metrics cuts its histograms: 1-2-5 from 10 µs to 10 s.
+_EDGES_NS = [m * 10**e for e in range(4, 10) for m in (1, 2, 5)] + [10**10]
+
+
+def metrics_bytes(decisions: int, lanes: int) -> int:
+    """Return the size of the shared memory."""
+    return 8 * (decisions * _ROW + lanes)
+
+
+class Metrics:
+    """The shared numbers of all decisions, in the estate's order."""
+
+    def __init__(self, memory: memoryview, decisions: Sequence[str], lanes: int) -> None:
+        self._numbers = memory.cast("Q")
+        self._row_of = {name: i * _ROW for i, name in enumerate(decisions)}
+        self._busy_at = len(decisions) * _ROW
+        self._lanes = lanes
+
+    def row(self, decision: str) -> "Row":
+        """Return the decision's numbers."""
+        at = self._row_of[decision]
+        return Row(self._numbers[at : at + _ROW])
+
+    def add_busy(self, lane: int, ns: int) -> None:
+        """Count time that the lane's workers ran."""
+        self._numbers[self._busy_at + lane] += ns
+
+    def busy_ns(self, lane: int) -> int:
+        """Return the time that the lane's workers ran since the start."""
+        return self._numbers[self._busy_at + lane]
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        rows = [(name, self.row(name)) for name in self._row_of]
+        lines = [
+            "# HELP tidsram_requests_total Requests by decision, outcome and reason.",
+            "# TYPE tidsram_requests_total counter",
+        ]
+        for name, row in rows:
+            for reason in REASONS:
+                labels = f'decision="{name}",outcome="{TABLE[reason].outcome}",reason="{reason}"'
+                lines.append(f"tidsram_requests_total{{{labels}}} {row.count_of(reason)}")
+        lines += [
+            "# HELP tidsram_oddities_total Requests with a spent or captured time that was clamped.",
+            "# TYPE tidsram_oddities_total counter",
+            *(f'tidsram_oddities_total{{decision="{name}"}} {row.odd}' for name, row in rows),
+            "# HELP tidsram_stage_seconds Time of answered requests by stage; spent is the whole.",
+            "# TYPE tidsram_stage_seconds histogram",
+        ]
+        for name, row in rows:
+            for i, stage in enumerate(SERIES):
+                lines += row.render_stage(i, f'decision="{name}",stage="{stage}"')
+        lines += [
+            "# HELP tidsram_lane_busy_seconds_total Time a lane's workers ran.",
+            "# TYPE tidsram_lane_busy_seconds_total counter",
+            *(
+                f'tidsram_lane_busy_seconds_total{{lane="{lane}"}} {self.busy_ns(lane) / 1e9:.6f}'
+                for lane in range(self._lanes)
+            ),
+        ]
+        return "\n".join(lines).encode() + b"\n"
+
+
+class Row:
+    """One decision's numbers."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: memoryview) -> None:
+        self._numbers = numbers
+
+    def count(self, reason: Reason, by: int = 1) -> None:
+        """Count requests that ended for this reason."""
+        self._numbers[_REASON_AT[reason]] += by
+
+    def count_of(self, reason: Reason) -> int:
+        """Return how many requests ended for this reason."""
+        return self._numbers[_REASON_AT[reason]]
+
+    @property
+    def odd(self) -> int:
+        """How many requests had a time clamped."""
+        return self._numbers[_ODD_AT]
+
+    def count_odd(self) -> None:
+        """Count a request that had a time clamped."""
+        self._numbers[_ODD_AT] += 1
+
+    def observe(self, times_ns: Sequence[int]) -> None:
+        """Add an answered request's times, in the order of SERIES."""
+        numbers = self._numbers
+        at = _HISTOGRAM_AT
+        for i, ns in enumerate(times_ns):
+            numbers[_SUM_AT + i] += ns
+            numbers[at + bucket(ns)] += 1
+            at += BUCKETS
+
+    def histogram(self, series: int) -> list[int]:
+        """Return the bucket counts of one of SERIES."""
+        at = _HISTOGRAM_AT + series * BUCKETS
+        return self._numbers[at : at + BUCKETS].tolist()
+
+    def render_stage(self, series: int, labels: str) -> list[str]:
+        """Return one stage's histogram as lines of Prometheus' text format."""
+        counts = self.histogram(series)
+        lines, seen, at = [], 0, 0
+        for edge_ns in _EDGES_NS:
+            while at < BUCKETS and bucket_top_ns(at) <= edge_ns:
+                seen += counts[at]
+                at += 1
+            lines.append(f'tidsram_stage_seconds_bucket{{{labels},le="{edge_ns / 1e9:g}"}} {seen}')
+        total = sum(counts)
+        lines.append(f'tidsram_stage_seconds_bucket{{{labels},le="+Inf"}} {total}')
+        seconds = self._numbers[_SUM_AT + series] / 1e9
+        lines.append(f"tidsram_stage_seconds_sum{{{labels}}} {seconds:.9f}")
+        lines.append(f"tidsram_stage_seconds_count{{{labels}}} {total}")
+        return lines
