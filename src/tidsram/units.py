@@ -7,10 +7,14 @@ US = 1_000
 MS = 1_000_000
 SECOND = 1_000_000_000
 
-_TIME = {"ns": 1, "us": US, "µs": US, "ms": MS, "s": SECOND, "min": 60 * SECOND, "h": 3600 * SECOND}
+# Both signs for micro are in use: U+00B5 on keyboards, U+03BC in Unicode's own normal form.
+_TIME = {"ns": 1, "us": US, "µs": US, "μs": US, "ms": MS, "s": SECOND}
+_TIME |= {"min": 60 * SECOND, "h": 3600 * SECOND}
 _PER = {"s": 1.0, "min": 1 / 60, "h": 1 / 3600}
 _SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]+)")
+# At most 15 digits: no time or size of ours needs more, and a float holds them exactly.
+_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-zµμ]+)")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
 
 def parse_duration(text: str) -> int:
@@ -18,20 +22,16 @@ def parse_duration(text: str) -> int:
     number, unit = _split(text, _TIME, 'a duration like "20 ms"')
     ns = round(number * _TIME[unit])
     if ns < 1:
-        raise ValueError(f'{text!r} is no time at all; write a duration like "20 ms"')
+        raise ValueError(f'"{text}" is no time at all; write a duration like "20 ms"')
     return ns
 
 
 def parse_rate(text: str) -> float:
-    """Return the events per second in `text`, such as "10/s" or "6/min"."""
-    count, slash, per = text.partition("/")
-    try:
-        rate = float(count) * _PER[per.strip()]
-    except (ValueError, KeyError):
-        slash = ""
-        rate = math.nan
-    if not slash or not math.isfinite(rate) or rate <= 0:
-        raise ValueError(f'{text!r} is not a rate; write one like "10/s", "6/min" or "2/h"')
+    """Return the events per second in `text`, such as "10/s" or "6/min"; always above zero."""
+    count, _, per = (part.strip() for part in text.partition("/"))
+    rate = float(count) * _PER.get(per, 0.0) if _NUMBER.fullmatch(count) else 0.0
+    if rate <= 0:
+        raise ValueError(f'"{text}" is not a rate; write one like "10/s", "6/min" or "2/h"')
     return rate
 
 
@@ -53,6 +53,14 @@ def show_ns(ns: int) -> str:
     return f"{ns} ns"
 
 
+def show_rate(rate: float) -> str:
+    """Show events per second in the unit a person would choose: 0.1 -> "6/min"."""
+    for unit in ("s", "min"):
+        if rate >= _PER[unit]:
+            return f"{rate / _PER[unit]:.7g}/{unit}"
+    return f"{rate / _PER['h']:.7g}/h"
+
+
 def show_size(size: int) -> str:
     """Show a size in bytes to three digits in binary units: 2097152 -> "2 MiB"."""
     for unit in ("GiB", "MiB", "KiB"):
@@ -64,6 +72,6 @@ def show_size(size: int) -> str:
 def _split(text: str, units: dict[str, int], example: str) -> tuple[float, str]:
     match = _NUMBER_AND_UNIT.fullmatch(text.strip())
     if match is None or match[2] not in units:
-        known = ", ".join(units)
-        raise ValueError(f"{text!r} is not {example}; units are {known}")
+        known = ", ".join(unit for unit in units if unit.isascii())
+        raise ValueError(f'"{text}" is not {example}; units are {known}')
     return float(match[1]), match[2]

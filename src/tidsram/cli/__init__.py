@@ -91,15 +91,16 @@ def _serve(
     as_json: Json = False,
 ) -> None:
     """Run a node: answers inside their budgets, or a no at once."""
+    budget_ns, shapes, http = _budget(budget), _shapes(shape or []), _address(http)
     from tidsram.cli.serve import run
 
     status = run(
         model=model,
-        budget_ns=_budget(budget),
-        shapes=_shapes(shape or []),
+        budget_ns=budget_ns,
+        shapes=shapes,
         file=file,
         site=site,
-        http=_address(http),
+        http=http,
         unix=unix,
         as_json=as_json,
     )
@@ -119,6 +120,7 @@ def _ask(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
 ) -> None:
     """Ask one question from the terminal."""
+    budget_ns = _budget(budget)
     from tidsram.cli.ask import run
 
     status = run(
@@ -126,7 +128,7 @@ def _ask(
         files=files or [],
         file=file,
         url=url,
-        budget_ns=_budget(budget),
+        budget_ns=budget_ns,
         as_json=as_json,
         out=out,
     )

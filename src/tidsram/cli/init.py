@@ -15,6 +15,7 @@ state = ".tidsram"              # everything that tidsram writes goes here
 
 [site.local]
 http = "127.0.0.1:8700"         # Open Inference Protocol; a Unix socket is opened in `state` too
+# hardware = "edge"             # its lanes are declared at the end of this file
 
 # A decision is a kind of question. Its name is the model name that askers use.
 [decision.my]
@@ -37,11 +38,10 @@ queue = "edf"                   # or newest: of each stream only the newest wait
 # layout = "nchw"               # or nhwc
 #
 # [decision.my.answer]
-# kind = "class"                # or boxes, mask, tensor
+# kind = "class"                # or boxes (with a decoder), mask, tensor
 # labels = ["no", "yes"]
 
-# Without this, a node has one lane for each core but the first. Name it in the site to use it:
-# hardware = "edge"
+# Without a hardware type, a node has one lane for each core but the first.
 # [hardware.edge]
 # lanes = [{ cores = [1] }]     # each lane runs one inference at a time on cores of its own
 # scheduling = "auto"           # or fifo, nice

@@ -12,9 +12,6 @@ from tidsram.estate.load import load_estate, quick_estate
 from tidsram.estate.placement import pick_site
 from tidsram.serve.supervisor import run_node
 
-QUICK_BUDGET_NS = 100_000_000
-
-
 def run(
     *,
     model: Path | None,
@@ -28,7 +25,11 @@ def run(
 ) -> int:
     """Serve until told to stop; 0 after a drain."""
     if model is not None:
-        estate = quick_estate(model, budget_ns or QUICK_BUDGET_NS, shapes=shapes)
+        if budget_ns is None:
+            raise NodeError(
+                f"{model} needs a budget to be served by: tidsram serve {model} --budget 20ms"
+            )
+        estate = quick_estate(model, budget_ns, shapes=shapes)
         folder = Path.cwd()
     else:
         if budget_ns is not None or shapes:

@@ -211,7 +211,7 @@ def _site(name: str, table: Table, state: str, hardware: Mapping[str, Hardware])
         name=name,
         hardware=kind,
         http=table.get("http", values.address, DEFAULT_HTTP),
-        unix=table.get("unix", values.socket_path, _default_unix(state, name)),
+        unix=table.get("unix", values.text, _default_unix(state, name)),
     )
 
 
@@ -263,8 +263,7 @@ def _question(decision: Table) -> Question | None:
         return None
     color: Literal["rgb", "bgr", "gray"]
     color = table.get("color", values.choice("rgb", "bgr", "gray"), "rgb")
-    images = table.get("images", values.whole(1, 16), 1)
-    channels = images * (1 if color == "gray" else 3)
+    channels = 1 if color == "gray" else 3
     return Question(
         kind=table.need("kind", values.choice("image"), 'kind = "image"'),
         size=table.get("size", values.size, None),
@@ -272,7 +271,7 @@ def _question(decision: Table) -> Question | None:
         mean=_per_channel(table, "mean", values.number, 0.0, channels),
         std=_per_channel(table, "std", values.divisor, 1.0, channels),
         layout=table.get("layout", values.choice("nchw", "nhwc"), "nchw"),
-        images=images,
+        images=table.get("images", values.whole(1, 16), 1),
     )
 
 
@@ -280,10 +279,12 @@ def _per_channel(
     table: Table, key: str, read: values.Reader[float], default: float, channels: int
 ) -> tuple[float, ...]:
     unset: tuple[float, ...] = (default,)
-    found = table.get(key, values.list_of(read, most=48), unset)
+    found = table.get(key, values.list_of(read, most=16), unset)
     if len(found) not in (1, channels):
         allowed = "1 number" if channels == 1 else f"1 number or {channels}"
-        table.refuse_value(key, f"holds {len(found)} numbers; allowed is {allowed}, one a channel")
+        table.refuse_value(
+            key, f"holds {len(found)} numbers; allowed is {allowed}, one a channel of an image"
+        )
     return found
 
 

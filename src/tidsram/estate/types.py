@@ -34,7 +34,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
     `size` is width, height of the image given to the model (None: the image as it is); a pixel
     channel x becomes (x − mean) / std; `images` are stacked along the channels in given order.
-    `mean` and `std` hold one number, or one for each channel that the model sees.
+    `mean` and `std` hold one number, or one for each channel of one image.
     """
 
     kind: Literal["image"]
@@ -90,7 +90,7 @@ class Hardware(Struct, frozen=True, kw_only=True):
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """A place with a node. `http` is host:port, `unix` a socket path; empty: not opened.
+    """A place with a node. `http` is host:port (empty: not opened), `unix` a socket's path.
 
     A relative `unix` starts at the estate file, as `state` does. No hardware: lanes by default.
     """

@@ -127,11 +127,6 @@ def address(value: object) -> str:
     return written
 
 
-def socket_path(value: object) -> str:
-    """Read a Unix socket's path; empty: not opened."""
-    return "" if value == "" else text(value)
-
-
 def action(value: object) -> dict[str, Any]:
     """Read a safe action: a table that JSON can carry, at most 4 KiB of it."""
     if not isinstance(value, dict):

@@ -172,6 +172,10 @@ class Scheduler:
         """Whether nothing is queued or running."""
         return not self._placed
 
+    def has_waiting(self, lane: int) -> bool:
+        """Whether a job waits for the lane and is not on deck."""
+        return any(level.queue for level in self._lanes[lane])
+
     def is_ready(self, decision: str) -> bool:
         """Whether a warm worker stands by."""
         return bool(self._ready[decision])

@@ -126,6 +126,7 @@ class Asker(asyncio.BufferedProtocol):
     def __init__(self, gate: "Gate", *, local: bool) -> None:
         self._gate, self._local = gate, local
         self.transport: Any = None
+        self._fd = -1
         self.name = ""
         self.request: Request | None = None
         self.since_ns = 0  # when what is being received began, 0 when nothing is
@@ -144,6 +145,7 @@ class Asker(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Meet the asker."""
         self.transport = transport
+        self._fd = transport.get_extra_info("socket").fileno()
         self.name = _asker_name(transport)
         self._gate.connected(self)
 
@@ -283,10 +285,20 @@ class Asker(asyncio.BufferedProtocol):
 
     # send -----------------------------------------------------------------------------------------
 
-    def send(self, data: bytes) -> None:
-        """Send one whole answer."""
-        if self.transport is not None:
-            self.transport.write(data)
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send one whole answer, now: uvloop would wait for the end of its turn."""
+        if self.transport is None:
+            return
+        sent = 0
+        if not self.transport.get_write_buffer_size():
+            try:
+                sent = os.writev(self._fd, parts)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # the asker left; the loop is about to say so
+        if sent < sum(map(len, parts)):
+            self.transport.write(b"".join(parts)[sent:])
 
     def answered(self) -> None:
         """The request in flight has its outcome: close, or go on with what came meanwhile."""
@@ -590,23 +602,34 @@ class Gate:
         if request is None or request.generation != generation:
             return  # an earlier gate's, or one that was given up
         self._metrics.add_busy(link.lane, ended_ns - started_ns)
+        number = request.number
+        lane_first = self._scheduler.has_waiting(link.lane)
+        if not lane_first:  # nobody waits for the lane but the asker
+            self._tell_end(request, status, message, started_ns, ended_ns)
         if status == wire.OK:
-            actions = self._scheduler.finished(now_ns, request.number, started_ns, ended_ns)
+            actions = self._scheduler.finished(now_ns, number, started_ns, ended_ns)
         else:
-            actions = self._scheduler.failed(now_ns, request.number)
-        self._do(actions)  # the lane first, the answer second
-        if not request.told:
-            if status == wire.OK:
-                self._encode(request, message, started_ns, ended_ns)
-            elif status == wire.MODEL_FAILED:
-                text = message[DONE.size :].decode(errors="replace")
-                self._refuse(request, Reason.MODEL, f"the model failed: {text}", {})
-            else:
-                self._tell_missed(request)
-        self._requests.pop(request.number, None)
+            actions = self._scheduler.failed(now_ns, number)
+        self._do(actions)
+        if lane_first:
+            self._tell_end(request, status, message, started_ns, ended_ns)
+        self._requests.pop(number, None)
         self._release(request)
         self._timer.arm(self._scheduler.next_wake_ns)
         self._leave_if_drained()
+
+    def _tell_end(
+        self, request: Request, status: int, message: bytes, started_ns: int, ended_ns: int
+    ) -> None:
+        if request.told:
+            return
+        if status == wire.OK:
+            self._encode(request, message, started_ns, ended_ns)
+        elif status == wire.MODEL_FAILED:
+            text = message[DONE.size :].decode(errors="replace")
+            self._refuse(request, Reason.MODEL, f"the model failed: {text}", {})
+        else:
+            self._tell_missed(request)
 
     def _encode(self, request: Request, message: bytes, started_ns: int, ended_ns: int) -> None:
         served, ask = request.served, request.ask
@@ -644,7 +667,8 @@ class Gate:
         except RequestError as error:
             self._refuse(request, error.reason, str(error), {})
             return
-        self._send(request, http.answer(json, tensors, keep_alive=request.keep_alive))
+        head = http.answer_head(json, tensors, keep_alive=request.keep_alive)
+        self._send(request, head, json, *tensors)
         served.row.count(Reason.NONE)
         served.row.observe(
             (
@@ -676,11 +700,11 @@ class Gate:
             self._requests.pop(request.number, None)
             self._release(request)
 
-    def _send(self, request: Request, data: bytes) -> None:
+    def _send(self, request: Request, *parts: bytes | memoryview) -> None:
         request.told = True
         asker, request.asker = request.asker, None
         if asker is not None:
-            asker.send(data)
+            asker.send(*parts)
             if asker.request is request:
                 asker.answered()
 

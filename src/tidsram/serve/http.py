@@ -127,21 +127,19 @@ _STATUS = {
 }
 
 
-def answer(json: bytes, tensors: list[memoryview], *, keep_alive: bool) -> bytes:
-    """Frame a served answer: JSON alone, or JSON with raw tensors behind it."""
+def answer_head(json: bytes, tensors: list[memoryview], *, keep_alive: bool) -> bytes:
+    """Return the head of a served answer: JSON alone, or JSON with raw tensors behind it."""
     close = b"" if keep_alive else b"Connection: close\r\n"
     if not tensors:
         return (
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
-            % (close, len(json), json)
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n"
+            % (close, len(json))
         )
-    size = len(json) + sum(tensor.nbytes for tensor in tensors)
-    head = (
+    return (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n%b"
         b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n"
-        % (close, len(json), size)
+        % (close, len(json), len(json) + sum(map(len, tensors)))
     )
-    return b"".join((head, json, *tensors))
 
 
 def page(status: int, body: bytes, *, keep_alive: bool, kind: bytes = b"application/json") -> bytes:

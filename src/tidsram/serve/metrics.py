@@ -110,8 +110,8 @@ class Row:
         """Add an answered request's times, in the order of SERIES."""
         numbers = self._numbers
         at = _HISTOGRAM_AT
-        for i, ns in enumerate(times_ns):
-            numbers[_SUM_AT + i] += ns
+        for i, ns in enumerate(times_ns, _SUM_AT):
+            numbers[i] += ns
             numbers[at + bucket(ns)] += 1
             at += BUCKETS
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tidsram import clock
 from tidsram.errors import ModelRefused, NodeError
+from tidsram.estate.load import read_model
 from tidsram.estate.placement import lanes_of, warm_lanes
 from tidsram.estate.types import Decision, Estate, Site
 from tidsram.outcome import Reason
@@ -135,17 +136,7 @@ class Supervisor:
 
     def _read_models(self) -> None:
         for name, decision in self._estate.decisions.items():
-            path = self._folder / decision.bundle
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise NodeError(
-                    f"decision {name!r}: its model {str(path)!r} cannot be read "
-                    f"({error.strerror}). Correct `bundle` in the estate, or put the file there."
-                ) from None
-            if not data:
-                raise ModelRefused(str(path), "the file is empty", "Export the model anew.")
-            self._pools[name] = Pooled(decision, data)
+            self._pools[name] = Pooled(decision, read_model(self._folder / decision.bundle))
 
     def _open_doors(self) -> None:
         if self._site.http:
