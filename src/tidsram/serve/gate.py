@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from tidsram import __version__, clock
+from tidsram import clock
 from tidsram.estate.types import Criticality, Decision
 from tidsram.outcome import Reason
 from tidsram.protocol import oip, wire
@@ -41,6 +41,8 @@ from tidsram.serve.messages import (
     send,
 )
 from tidsram.serve.metrics import Metrics, Row, metrics_bytes
+from tidsram.serve.pages import Pages, model_of
+from tidsram.serve.sentences import EVICTED, SHUTTING_DOWN, json_too_large, not_ready, refusal
 from tidsram.serve.slots import Slots
 from tidsram.units import SECOND, US, show_ns
 
@@ -107,10 +109,13 @@ class Request:
         "told",
     )
 
+    body_ns: int  # the stamps, in the order of the stages
+    decoded_ns: int
+    admitted_ns: int
+
     def __init__(self, asker: "Asker", served: Served, number: int, arrival_ns: int) -> None:
         self.asker: Asker | None = asker
-        self.served, self.number = served, number
-        self.arrival_ns = self.body_ns = self.decoded_ns = self.admitted_ns = arrival_ns
+        self.served, self.number, self.arrival_ns = served, number, arrival_ns
         self.deadline_ns = arrival_ns + served.decision.budget_ns
         self.budget_us, self.spent_us = served.budget_us, 0
         self.slot = self.lane = -1  # lane: where it runs, −1 before
@@ -219,7 +224,7 @@ class Asker(asyncio.BufferedProtocol):
             self._hang_up(431, Reason.TOO_LARGE, sentence)
             return
         self._pending = data
-        self._gate.receiving.add(self)
+        self._gate.await_rest(self)
 
     def _head_arrived(self, head: Head, rest: memoryview) -> bytes:
         """Act on a head; return what of `rest` belongs to the next request."""
@@ -245,7 +250,7 @@ class Asker(asyncio.BufferedProtocol):
             self._gate.decode(request, json_bytes, head.content_bytes - json_bytes, now_ns)
             return beyond
         self._body = slots.memory[start + len(body) : start + head.content_bytes]
-        self._gate.receiving.add(self)
+        self._gate.await_rest(self)
         if head.expect_continue:
             self.transport.write(http.CONTINUE)
         return b""
@@ -253,7 +258,7 @@ class Asker(asyncio.BufferedProtocol):
     def _body_complete(self) -> None:
         self._body = None
         self.since_ns = 0
-        self._gate.receiving.discard(self)
+        self._gate.rest_came(self)
         request, head = self.request, self._head
         assert request is not None
         assert head is not None
@@ -261,7 +266,7 @@ class Asker(asyncio.BufferedProtocol):
         self._gate.decode(request, json_bytes, head.content_bytes - json_bytes, clock.now_ns())
 
     def _answer_page(self, head: Head, body: memoryview) -> None:
-        status, content, kind = self._gate.page(head)
+        status, content, kind = self._gate.pages.page(head)
         self.send(http.page(status, content, keep_alive=head.keep_alive, kind=kind))
         self._skip_body(head, len(body))
 
@@ -273,13 +278,13 @@ class Asker(asyncio.BufferedProtocol):
             left = 0
         self._discard = left
         if left:
-            self._gate.receiving.add(self)
+            self._gate.await_rest(self)
         else:
             self._refused_body_gone()
 
     def _refused_body_gone(self) -> None:
         self.since_ns = 0
-        self._gate.receiving.discard(self)
+        self._gate.rest_came(self)
         if self._close_after and self.transport is not None:
             self.transport.close()
 
@@ -318,7 +323,7 @@ class Asker(asyncio.BufferedProtocol):
         self._body = None
         self._close_after = True
         self.since_ns = 0
-        self._gate.receiving.discard(self)
+        self._gate.rest_came(self)
 
     def time_out(self) -> None:
         """What began to arrive did not arrive in time."""
@@ -342,7 +347,7 @@ class Asker(asyncio.BufferedProtocol):
         return self._local
 
     def _hang_up(self, status: int, reason: Reason, sentence: str) -> None:
-        self._gate.receiving.discard(self)
+        self._gate.rest_came(self)
         self._pending = b""
         self.send(http.refusal(reason, sentence, {}, keep_alive=False, status=status))
         self.transport.close()
@@ -354,7 +359,7 @@ class Gate:
     def __init__(self, opened: Open, metrics: Metrics, control: socket.socket) -> None:
         self._control = control
         self._estate, self._site = opened.estate, opened.site
-        self._boot, self._endpoints = opened.boot.encode(), opened.endpoints
+        self._boot = opened.boot.encode()
         self._number = (opened.epoch - 1) << 40
         self._first_generation = opened.epoch << 40
         self._metrics = metrics
@@ -364,9 +369,11 @@ class Gate:
             [Policy(d.name, d.criticality, d.objective, d.queue) for d in decisions.values()],
             opened.lane_count,
         )
+        self.pages = Pages(self._served, self._scheduler, metrics, opened.endpoints)
         self._requests: dict[int, Request] = {}
         self._askers: set[Asker] = set()
-        self.receiving: set[Asker] = set()
+        self._receiving: set[Asker] = set()
+        self._sweeping = False
         self.scratch = bytearray(SCRATCH_BYTES)
         self.scratch_view = memoryview(self.scratch)
         self._timer = machine.DeadlineTimer()
@@ -403,7 +410,6 @@ class Gate:
                     backlog=MAX_CONNECTIONS,
                 )
             self._servers.append(server)
-        self._sweep()
         self._collect()
         gc.collect()
         gc.freeze()
@@ -416,7 +422,7 @@ class Gate:
         """Return the decision that an inference request's path names."""
         if head.method != "POST":
             return None
-        return self._served.get(_model_of(head.path, "infer"))
+        return self._served.get(model_of(head.path, "infer"))
 
     def begin(self, asker: Asker, served: Served, head: Head, now_ns: int) -> Request | None:
         """Give an arriving request a slot; refuse it (and return None) when there cannot be one."""
@@ -427,11 +433,11 @@ class Gate:
         request.keep_alive = head.keep_alive
         reason, sentence = Reason.NONE, ""
         if json_bytes > JSON_LIMIT:
-            reason, sentence = Reason.TOO_LARGE, _json_too_large(json_bytes)
+            reason, sentence = Reason.TOO_LARGE, json_too_large(json_bytes)
         elif self._draining:
-            reason, sentence = Reason.DRAINING, "this node is shutting down; ask another"
+            reason, sentence = Reason.DRAINING, SHUTTING_DOWN
         elif slots is None or not self._scheduler.is_ready(served.name):
-            reason, sentence = Reason.NOT_READY, _not_ready(served.name)
+            reason, sentence = Reason.NOT_READY, not_ready(served.name)
         elif tensors > served.room:
             reason = Reason.TOO_LARGE
             sentence = (
@@ -537,9 +543,10 @@ class Gate:
         assert request.ask is not None
         request.lane = action.lane
         message = JOB.pack(wire.RUN, request.slot, request.generation, request.deadline_ns)
-        # A worker that is gone or stopped is noticed elsewhere; its jobs have their deadlines.
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105 - a context manager costs as much as the send's Python side
             request.served.links[action.lane].jobs.send(message + request.ask.offsets)
+        except OSError:
+            pass  # a worker that is gone is noticed elsewhere; its jobs have their deadlines
 
     def _reject(self, action: Reject) -> None:
         request = self._requests.pop(action.job.job_id)
@@ -548,14 +555,13 @@ class Gate:
         if action.predicted_finish_ns:
             facts["predicted_finish_us"] = (action.predicted_finish_ns - since_ns) // US + 1
             facts["earliest_feasible_us"] = (action.earliest_feasible_ns - since_ns) // US + 1
-        self._refuse(
-            request, action.reason, _refusal_sentence(action.reason, request, facts), facts
-        )
+        sentence = refusal(action.reason, request.served.name, request.budget_us, facts)
+        self._refuse(request, action.reason, sentence, facts)
 
     def _evict(self, action: Evict) -> None:
         request = self._requests[action.job.job_id]
         facts = {"budget_us": request.budget_us}
-        self._refuse(request, action.reason, _EVICTED[action.reason], facts)
+        self._refuse(request, action.reason, EVICTED[action.reason], facts)
 
     def _miss(self, action: Miss) -> None:
         self._tell_missed(self._requests[action.job.job_id])
@@ -722,13 +728,24 @@ class Gate:
         self._timer.arm(self._scheduler.next_wake_ns)
         self._leave_if_drained()
 
+    def await_rest(self, asker: Asker) -> None:
+        """Look after an asker whose request is arriving in pieces."""
+        self._receiving.add(asker)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def rest_came(self, asker: Asker) -> None:
+        """Note that the request is whole, or that nobody waits for the rest of it."""
+        self._receiving.discard(asker)
+
     def _sweep(self) -> None:
-        """Look after what is arriving slowly."""
-        if self.receiving:
-            now_ns = clock.now_ns()
-            for asker in [a for a in self.receiving if a.overdue(now_ns)]:
-                asker.time_out()
-        self._loop.call_later(SWEEP_S, self._sweep)
+        now_ns = clock.now_ns()
+        for asker in [a for a in self._receiving if a.overdue(now_ns)]:
+            asker.time_out()
+        self._sweeping = bool(self._receiving)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_S, self._sweep)
 
     def _collect(self) -> None:
         """Collect garbage while nothing is promised."""
@@ -745,7 +762,7 @@ class Gate:
     def disconnected(self, asker: Asker) -> None:
         """An asker left: withdraw what it asked for."""
         self._askers.discard(asker)
-        self.receiving.discard(asker)
+        self._receiving.discard(asker)
         request, asker.request = asker.request, None
         if request is None or request.told:
             return
@@ -773,7 +790,7 @@ class Gate:
             if link is not None and link.pid == message.pid:
                 self._lose(link)
         elif isinstance(message, Drain):
-            self._draining = True
+            self._draining = self.pages.draining = True
             self._do(self._scheduler.draining(clock.now_ns()))
             self._leave_if_drained()
         elif message is None and not self._done.done():
@@ -825,67 +842,6 @@ class Gate:
         if not self._done.done():
             self._done.set_result(None)
 
-    # everything that is not a question ------------------------------------------------------------
-
-    def page(self, head: Head) -> tuple[int, bytes, bytes]:
-        """Answer metadata, health and metrics: status, body, content type."""
-        json = b"application/json"
-        if head.method == "POST":
-            return self._no_such_decision(head.path), self._told_unknown(head.path), json
-        if head.method != "GET":
-            told = oip.encode_error(Reason.INVALID, f"{head.method} is not served here", {})
-            return 405, told, json
-        if head.path == "/metrics":
-            return 200, self._metrics.render(), b"text/plain; version=0.0.4"
-        if head.path == "/v2":
-            return 200, oip.server_metadata(__version__), json
-        if head.path == "/v2/health/live":
-            return 200, b'{"live":true}', json
-        if head.path == "/v2/health/ready":
-            return self._health()
-        return self._model_page(head.path)
-
-    def _health(self) -> tuple[int, bytes, bytes]:
-        states = {}
-        for name, served in self._served.items():
-            workers = [{"lane": link.lane, "pid": link.pid} for link in served.links.values()]
-            states[name] = {"ready": self._scheduler.is_ready(name), "workers": workers}
-        ready = not self._draining and all(state["ready"] for state in states.values())
-        told = {
-            "live": True,
-            "ready": ready,
-            "draining": self._draining,
-            "gate": os.getpid(),
-            "endpoints": self._endpoints,
-            "decisions": states,
-        }
-        return (200 if ready else 503), oip.encode(told), b"application/json"
-
-    def _model_page(self, path: str) -> tuple[int, bytes, bytes]:
-        json = b"application/json"
-        for page in ("", "config", "ready"):
-            served = self._served.get(_model_of(path, page))
-            if served is None:
-                continue
-            ready = self._scheduler.is_ready(served.name)
-            if page == "ready":
-                told = oip.encode({"name": served.name, "ready": ready})
-                return (200 if ready else 503), told, json
-            if served.spec is None:
-                told = oip.encode_error(Reason.NOT_READY, _not_ready(served.name), {})
-                return 503, told, json
-            encode = oip.model_config if page == "config" else oip.model_metadata
-            return 200, encode(served.name, served.spec), json
-        return 404, self._told_unknown(path), json
-
-    def _no_such_decision(self, path: str) -> int:
-        return 405 if self._model_page(path)[0] == 200 else 404
-
-    def _told_unknown(self, path: str) -> bytes:
-        known = ", ".join(self._served) or "none"
-        sentence = f"nothing is served at {path[:200]!r}; decisions here: {known}"
-        return oip.encode_error(Reason.UNKNOWN_DECISION, sentence, {})
-
     def _next_number(self) -> int:
         self._number += 1
         return self._number
@@ -911,56 +867,9 @@ class _Outputs:
         return shape, self._slots.memory[at : at + size]
 
 
-_EVICTED = {
-    Reason.EVICTED: "more urgent work came before it and it can no longer make its deadline",
-    Reason.STALE: "a newer question of the same stream has replaced it",
-    Reason.WORKER_LOST: "the worker that had it is gone; another is being started, ask again",
-}
-
-
-def _refusal_sentence(reason: Reason, request: Request, facts: dict[str, Any]) -> str:
-    name = request.served.name
-    if reason is Reason.NOT_READY:
-        return _not_ready(name)
-    if reason is Reason.DRAINING:
-        return "this node is shutting down; ask another"
-    finish = show_ns(facts["predicted_finish_us"] * US)
-    budget = show_ns(request.budget_us * US)
-    earliest = show_ns(facts["earliest_feasible_us"] * US)
-    if reason is Reason.INFEASIBLE:
-        return (
-            f"{name} cannot answer within {budget} even alone (predicted {finish}); "
-            f"a budget of {earliest} could be promised now"
-        )
-    return (
-        f"{name} would answer after {finish}, past the budget of {budget} or at the cost of "
-        f"another's; a budget of {earliest} could be promised now"
-    )
-
-
-def _not_ready(name: str) -> str:
-    return f"{name} has no warm worker yet; ask again when /v2/models/{name}/ready says so"
-
-
-def _json_too_large(size: int) -> str:
-    return (
-        f"the request has {size} bytes of JSON, more than the {JSON_LIMIT} that are read here; "
-        f"send tensors as binary data (Inference-Header-Content-Length)"
-    )
-
-
 def _lowered_by(criticality: Criticality | None, rank: int) -> int:
     """How far the asker lowered its criticality; it cannot raise it."""
     return 0 if criticality is None else max(0, criticality.rank - rank)
-
-
-def _model_of(path: str, page: str) -> str:
-    """Return the model that `/v2/models/M[/versions/1][/page]` names, else ""."""
-    prefix, suffix = "/v2/models/", f"/{page}" if page else ""
-    if not path.startswith(prefix) or not path.endswith(suffix):
-        return ""
-    middle = path[len(prefix) : len(path) - len(suffix)]
-    return middle.removesuffix("/versions/" + oip.VERSION)
 
 
 def _asker_name(transport: asyncio.BaseTransport) -> str:

@@ -49,7 +49,7 @@ class Metrics:
         """Return the time that the lane's workers ran since the start."""
         return self._numbers[self._busy_at + lane]
 
-    def render(self) -> bytes:
+    def render(self, slots_taken: dict[str, int]) -> bytes:
         """Return everything in Prometheus' text format."""
         rows = [(name, self.row(name)) for name in self._row_of]
         lines = [
@@ -61,7 +61,10 @@ class Metrics:
                 labels = f'decision="{name}",outcome="{TABLE[reason].outcome}",reason="{reason}"'
                 lines.append(f"tidsram_requests_total{{{labels}}} {row.count_of(reason)}")
         lines += [
-            "# HELP tidsram_oddities_total Requests with a spent or captured time that was clamped.",
+            "# HELP tidsram_slots_taken Questions in flight, by decision.",
+            "# TYPE tidsram_slots_taken gauge",
+            *(f'tidsram_slots_taken{{decision="{n}"}} {taken}' for n, taken in slots_taken.items()),
+            "# HELP tidsram_oddities_total Requests with a spent or captured time out of range.",
             "# TYPE tidsram_oddities_total counter",
             *(f'tidsram_oddities_total{{decision="{name}"}} {row.odd}' for name, row in rows),
             "# HELP tidsram_stage_seconds Time of answered requests by stage; spent is the whole.",

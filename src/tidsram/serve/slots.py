@@ -35,7 +35,7 @@ class Slots(Generic[_T]):
     def give_back(self, slot: int) -> None:
         """Free a slot that nobody reads or writes any more."""
         self.holder[slot] = None
-        MARK.pack_into(self.memory, slot * self.layout.slot_bytes, FREE, 0, 0, 0, 0)
+        self.memory[slot * self.layout.slot_bytes] = FREE
         self._free.append(slot)
 
     @property

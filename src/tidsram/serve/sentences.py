@@ -1,0 +1,48 @@
+"""What the gate tells an asker whose request is not answered: what happened and what to do."""
+
+from typing import Any
+
+from tidsram.outcome import Reason
+from tidsram.protocol.wire import JSON_LIMIT
+from tidsram.units import US, show_ns
+
+SHUTTING_DOWN = "this node is shutting down; ask another"
+
+EVICTED = {
+    Reason.EVICTED: "more urgent work came before it and it can no longer make its deadline",
+    Reason.STALE: "a newer question of the same stream has replaced it",
+    Reason.WORKER_LOST: "the worker that had it is gone; another is being started, ask again",
+}
+
+
+def refusal(reason: Reason, name: str, budget_us: int, facts: dict[str, Any]) -> str:
+    """Say why an arriving request is refused, and with which budget it would not be."""
+    if reason is Reason.NOT_READY:
+        return not_ready(name)
+    if reason is Reason.DRAINING:
+        return SHUTTING_DOWN
+    finish = show_ns(facts["predicted_finish_us"] * US)
+    budget = show_ns(budget_us * US)
+    earliest = show_ns(facts["earliest_feasible_us"] * US)
+    if reason is Reason.INFEASIBLE:
+        return (
+            f"{name} cannot answer within {budget} even alone (predicted {finish}); "
+            f"a budget of {earliest} could be promised now"
+        )
+    return (
+        f"{name} would answer after {finish}, past the budget of {budget} or at the cost of "
+        f"another's; a budget of {earliest} could be promised now"
+    )
+
+
+def not_ready(name: str) -> str:
+    """Say that a decision has no warm worker."""
+    return f"{name} has no warm worker yet; ask again when /v2/models/{name}/ready says so"
+
+
+def json_too_large(size: int) -> str:
+    """Say that so much JSON would hold up everyone."""
+    return (
+        f"the request has {size} bytes of JSON, more than the {JSON_LIMIT} that are read here; "
+        f"send tensors as binary data (Inference-Header-Content-Length)"
+    )
