@@ -31,7 +31,9 @@ class Estimate:
         self._largest_ns = max(warm_up_ns)
         self._fast: deque[tuple[int, int]] = deque()
         self._sorted: list[int] = []
-        self._slow: deque[tuple[int, list[int]]] = deque(maxlen=SLOW_PARTS)
+        self._last: deque[int] = deque(maxlen=ENOUGH)
+        self._slow: deque[tuple[int, list[int]]] = deque()
+        self._slow_sum = [0] * BUCKETS
         self._runs = 0
         self.upper_ns = ceil(self._largest_ns * UNCALIBRATED)
         self.typical_ns = sorted(warm_up_ns)[len(warm_up_ns) // 2]
@@ -42,37 +44,56 @@ class Estimate:
         """Whether enough runs were seen for a bound of its own."""
         return self._runs >= ENOUGH
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the runs of the last seconds alone carry the bound."""
+        return len(self._sorted) >= ENOUGH
+
     def observe(self, now_ns: int, service_ns: int) -> None:
         """Take in one finished run."""
         self.newest_ns = now_ns
         self._runs += 1
         self._fast.append((now_ns, service_ns))
         insort(self._sorted, service_ns)
+        self._last.append(service_ns)
         self._add_slow(now_ns, service_ns)
         self.refresh(now_ns)
 
     def refresh(self, now_ns: int) -> None:
-        """Drop what is too old and settle the bound; cheap, called at each run and each probe."""
+        """Drop what is too old and settle the bound; called at each run and each refusal."""
         fast, ordered = self._fast, self._sorted
-        while len(fast) > FAST_RUNS or (fast and fast[0][0] < now_ns - FAST_NS):
+        oldest_ns = now_ns - FAST_NS
+        while fast and (len(fast) > FAST_RUNS or fast[0][0] < oldest_ns):
             del ordered[bisect_left(ordered, fast.popleft()[1])]
-        if len(ordered) >= ENOUGH:
-            self.upper_ns = int(ordered[ceil(len(ordered) * self._q) - 1] * GUARD)
-            self.typical_ns = ordered[len(ordered) // 2]
+        seen = len(ordered)
+        if seen >= ENOUGH:
+            self.upper_ns = int(ordered[ceil(seen * self._q) - 1] * GUARD)
+            self.typical_ns = ordered[seen // 2]
         elif self._runs >= ENOUGH:
-            self.upper_ns = int(self._slow_quantile(now_ns) * GUARD)
+            # A bad hour would speak for a day: the newest runs, few as they are, cap it.
+            slow_ns = int(self._slow_quantile(now_ns) * GUARD)
+            self.upper_ns = min(slow_ns, ceil(max(self._last) * UNCALIBRATED))
         else:
             largest = max(self._largest_ns, ordered[-1] if ordered else 0)
             self.upper_ns = ceil(largest * UNCALIBRATED)
 
     def _add_slow(self, now_ns: int, service_ns: int) -> None:
         part = now_ns // SLOW_PART_NS
-        if not self._slow or self._slow[-1][0] != part:
-            self._slow.append((part, [0] * BUCKETS))
-        self._slow[-1][1][bucket(service_ns)] += 1
+        slow = self._slow
+        if not slow or slow[-1][0] != part:
+            self._drop_slow(part)
+            slow.append((part, [0] * BUCKETS))
+        index = bucket(service_ns)
+        slow[-1][1][index] += 1
+        self._slow_sum[index] += 1
+
+    def _drop_slow(self, part: int) -> None:
+        """Forget the parts that are a day old when `part` is the present one."""
+        while self._slow and self._slow[0][0] <= part - SLOW_PARTS:
+            old = self._slow.popleft()[1]
+            self._slow_sum = [a - b for a, b in zip(self._slow_sum, old, strict=True)]
 
     def _slow_quantile(self, now_ns: int) -> int:
-        oldest = now_ns // SLOW_PART_NS - SLOW_PARTS
-        parts = [counts for part, counts in self._slow if part > oldest]
-        bound = quantile([sum(column) for column in zip(*parts, strict=True)], self._q)
+        self._drop_slow(now_ns // SLOW_PART_NS)
+        bound = quantile(self._slow_sum, self._q)
         return self._largest_ns if bound is None else bound

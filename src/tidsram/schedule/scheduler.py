@@ -56,6 +56,7 @@ class Scheduler:
         self._newest: dict[tuple[str, str], Job] = {}
         self._alarms: list[tuple[int, int]] = []  # (instant, job_id): deadlines, then kills
         self._stopping: dict[int, int] = {}  # job_id → when its worker is killed
+        self._probing: dict[tuple[str, int], int] = {}  # until when a probe is waited for
         self._draining = False
 
     # What happens to it ------------------------------------------------------------------------
@@ -242,8 +243,9 @@ class Scheduler:
     ) -> None:
         for lane in lanes:
             level, estimate = self._level(decision, lane), self._estimates[decision, lane]
-            if level.running is None and estimate.newest_ns < now_ns - PROBE_AFTER_NS:
-                estimate.newest_ns = now_ns  # one probe at a time
+            old = not estimate.calibrated or estimate.newest_ns < now_ns - PROBE_AFTER_NS
+            if old and level.running is None and now_ns >= self._probing.get((decision, lane), 0):
+                self._probing[decision, lane] = now_ns + estimate.upper_ns  # one at a time
                 actions.append(Probe(decision, lane))
 
     def _place(self, job: Job, lane: int, rank: int) -> None:

@@ -372,6 +372,7 @@ class Gate:
         self.pages = Pages(self._served, self._scheduler, metrics, opened.endpoints)
         self._requests: dict[int, Request] = {}
         self._askers: set[Asker] = set()
+        self._last_end_ns: dict[tuple[int, int], int] = {}
         self._receiving: set[Asker] = set()
         self._sweeping = False
         self.scratch = bytearray(SCRATCH_BYTES)
@@ -607,7 +608,7 @@ class Gate:
         request = served.slots.holder[slot]
         if request is None or request.generation != generation:
             return  # an earlier gate's, or one that was given up
-        self._metrics.add_busy(link.lane, ended_ns - started_ns)
+        self._note_run(request, link.lane, started_ns, ended_ns)
         number = request.number
         lane_first = self._scheduler.has_waiting(link.lane)
         if not lane_first:  # nobody waits for the lane but the asker
@@ -623,6 +624,14 @@ class Gate:
         self._release(request)
         self._timer.arm(self._scheduler.next_wake_ns)
         self._leave_if_drained()
+
+    def _note_run(self, request: Request, lane: int, started_ns: int, ended_ns: int) -> None:
+        """Count the lane's busy time, and how long it stood still although a job waited."""
+        self._metrics.add_busy(lane, ended_ns - started_ns)
+        last_ns = self._last_end_ns.get((lane, request.served.rank), 0)
+        if request.admitted_ns < last_ns:
+            request.served.row.observe_gap(max(0, started_ns - last_ns))
+        self._last_end_ns[lane, request.served.rank] = ended_ns
 
     def _tell_end(
         self, request: Request, status: int, message: bytes, started_ns: int, ended_ns: int

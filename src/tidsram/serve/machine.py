@@ -22,6 +22,7 @@ FIFO_PRIORITY = {Criticality.CRITICAL: 20, Criticality.STANDARD: 10}
 NICE = {Criticality.CRITICAL: -20, Criticality.STANDARD: 0}
 GATE_NICE = -20
 LOADING_NICE = 10
+WARM_UP_NICE = -20
 
 
 def die_with_parent() -> None:
@@ -41,6 +42,12 @@ def be_nice(value: int) -> bool:
     except PermissionError:
         return False
     return True
+
+
+def may_hurry() -> bool:
+    """Whether this process may lower its nice value; it is left as it was."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    return be_nice(before - 1) and be_nice(before)
 
 
 def lock_memory() -> bool:

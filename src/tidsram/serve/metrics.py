@@ -12,14 +12,17 @@ from tidsram.stats import BUCKETS, bucket, bucket_top_ns
 
 REASONS = tuple(TABLE)
 _REASON_AT = {reason: i for i, reason in enumerate(REASONS)}
-SERIES = (*STAGES, "spent")
+SERIES = (*STAGES, "spent", "gap")
 _ODD_AT = len(REASONS)
 _SUM_AT = _ODD_AT + 1
 _HISTOGRAM_AT = _SUM_AT + len(SERIES)
 _ROW = _HISTOGRAM_AT + len(SERIES) * BUCKETS
 
-# Where /metrics cuts its histograms: 1-2-5 from 10 µs to 10 s.
+_GAP = len(SERIES) - 1
+
+# Where /metrics cuts its histograms: 1-2-5 from 10 µs to 10 s; gaps are looked at more closely.
 _EDGES_NS = [m * 10**e for e in range(4, 10) for m in (1, 2, 5)] + [10**10]
+_GAP_EDGES_NS = [10_000 * i for i in range(1, 21)] + [500_000, 10**6, 10**7]
 
 
 def metrics_bytes(decisions: int, lanes: int) -> int:
@@ -71,8 +74,16 @@ class Metrics:
             "# TYPE tidsram_stage_seconds histogram",
         ]
         for name, row in rows:
-            for i, stage in enumerate(SERIES):
-                lines += row.render_stage(i, f'decision="{name}",stage="{stage}"')
+            for i, stage in enumerate(SERIES[:_GAP]):
+                labels = f'decision="{name}",stage="{stage}"'
+                lines += row.render(i, "tidsram_stage_seconds", labels, _EDGES_NS)
+        lines += [
+            "# HELP tidsram_run_gap_seconds From the end of a lane's run to a waiting job's start.",
+            "# TYPE tidsram_run_gap_seconds histogram",
+        ]
+        for name, row in rows:
+            labels = f'decision="{name}"'
+            lines += row.render(_GAP, "tidsram_run_gap_seconds", labels, _GAP_EDGES_NS)
         lines += [
             "# HELP tidsram_lane_busy_seconds_total Time a lane's workers ran.",
             "# TYPE tidsram_lane_busy_seconds_total counter",
@@ -110,7 +121,7 @@ class Row:
         self._numbers[_ODD_AT] += 1
 
     def observe(self, times_ns: Sequence[int]) -> None:
-        """Add an answered request's times, in the order of SERIES."""
+        """Add an answered request's times, in the order of SERIES but for the gap."""
         numbers = self._numbers
         at = _HISTOGRAM_AT
         for i, ns in enumerate(times_ns, _SUM_AT):
@@ -118,23 +129,28 @@ class Row:
             numbers[at + bucket(ns)] += 1
             at += BUCKETS
 
+    def observe_gap(self, ns: int) -> None:
+        """Add the time between the end of the lane's last run and a waiting job's start."""
+        self._numbers[_SUM_AT + _GAP] += ns
+        self._numbers[_HISTOGRAM_AT + _GAP * BUCKETS + bucket(ns)] += 1
+
     def histogram(self, series: int) -> list[int]:
         """Return the bucket counts of one of SERIES."""
         at = _HISTOGRAM_AT + series * BUCKETS
         return self._numbers[at : at + BUCKETS].tolist()
 
-    def render_stage(self, series: int, labels: str) -> list[str]:
-        """Return one stage's histogram as lines of Prometheus' text format."""
+    def render(self, series: int, metric: str, labels: str, edges_ns: list[int]) -> list[str]:
+        """Return one series' histogram as lines of Prometheus' text format."""
         counts = self.histogram(series)
         lines, seen, at = [], 0, 0
-        for edge_ns in _EDGES_NS:
+        for edge_ns in edges_ns:
             while at < BUCKETS and bucket_top_ns(at) <= edge_ns:
                 seen += counts[at]
                 at += 1
-            lines.append(f'tidsram_stage_seconds_bucket{{{labels},le="{edge_ns / 1e9:g}"}} {seen}')
+            lines.append(f'{metric}_bucket{{{labels},le="{edge_ns / 1e9:g}"}} {seen}')
         total = sum(counts)
-        lines.append(f'tidsram_stage_seconds_bucket{{{labels},le="+Inf"}} {total}')
+        lines.append(f'{metric}_bucket{{{labels},le="+Inf"}} {total}')
         seconds = self._numbers[_SUM_AT + series] / 1e9
-        lines.append(f"tidsram_stage_seconds_sum{{{labels}}} {seconds:.9f}")
-        lines.append(f"tidsram_stage_seconds_count{{{labels}}} {total}")
+        lines.append(f"{metric}_sum{{{labels}}} {seconds:.9f}")
+        lines.append(f"{metric}_count{{{labels}}} {total}")
         return lines
