@@ -51,6 +51,12 @@ _INFER_TYPES = (
     "Write the types into it: "
     "onnx.save(onnx.shape_inference.infer_shapes(onnx.load('model.onnx')), 'typed.onnx')"
 )
+_OPEN_SIZES = (
+    "If the file declares less than the model can do, open its sizes first: "
+    "m = onnx.load('model.onnx'); weights = {t.name for t in m.graph.initializer}; "
+    "[d.Clear() for v in [*m.graph.input, *m.graph.output] if v.name not in weights "
+    "for d in v.type.tensor_type.shape.dim]; onnx.save(m, 'open.onnx')"
+)
 
 
 class _Tensor(NamedTuple):
@@ -81,8 +87,7 @@ def fix_model(data: bytes, model: str, shapes: Shapes | None = None) -> tuple[by
         inputs, outputs = _inputs(proto.graph), _outputs(proto.graph)
         sizes = _named_sizes(inputs, shapes or {})
         fixed = _fix_inputs(inputs, shapes or {}, sizes)
-        if any(tensor.dims != shape for tensor, shape in zip(inputs, fixed, strict=True)):
-            _write_inputs(proto.graph, {t.name: s for t, s in zip(inputs, fixed, strict=True)})
+        if _settle_inputs(proto, {t.name: s for t, s in zip(inputs, fixed, strict=True)}):
             data = proto.SerializeToString()
         if len(data) <= INFERENCE_BYTES_MAX:
             outputs = _inferred_outputs(proto, outputs)
@@ -129,6 +134,7 @@ def _outputs(graph: "onnx.GraphProto") -> list[_Tensor]:
 
 def _declared(role: str, value: "onnx.ValueInfoProto") -> _Tensor:
     what, kind = f"its {role} {quoted(value.name)}", value.type.WhichOneof("value")
+    _check_text(what, value.name)
     if kind in ("sequence_type", "map_type"):
         raise Refuse(f"{what} is a {kind.removesuffix('_type')}, not a tensor", _PLAIN_TENSORS)
     if kind in ("optional_type", "sparse_tensor_type", "opaque_type"):
@@ -158,7 +164,13 @@ def _dim(what: str, dim: "onnx.TensorShapeProto.Dimension") -> int | str | None:
         raise Refuse(f"{what} has the size {dim.dim_value}", "Export it again")
     if dim.dim_value > 0:
         return dim.dim_value
+    _check_text(what, dim.dim_param)
     return dim.dim_param or None  # some exporters write 0 or −1 for an open size
+
+
+def _check_text(what: str, name: str | bytes) -> None:
+    if isinstance(name, bytes):
+        raise Refuse(f"{what} has a name that is not text", "Export it again")
 
 
 # What the open sizes become
@@ -195,7 +207,7 @@ def _take_shape(tensor: _Tensor, shape: tuple[int, ...], sizes: dict[str, int]) 
         example = _flag(tensor.name, _example(tensor, dict(sizes)))
         raise Refuse(
             f"its input {quoted(tensor.name)} is {_shown(dims)} and cannot be {list(shape)}",
-            f"Give it a shape that fits, such as `{example}`",
+            f"Give it a shape that fits, such as `{example}`. {_OPEN_SIZES}",
         )
     for dim, size in zip(dims, shape, strict=True):
         if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
@@ -251,7 +263,8 @@ def _refuse_open(unfixed: list[_Tensor], sizes: dict[str, int]) -> Refuse:
     table = ", ".join(f"{_toml_key(name)} = {list(shape)}" for name, shape in examples.items())
     return Refuse(
         f"its input{'s' * many} {named} leave{'s' * (not many)} sizes open",
-        f"Give them, for example `{flags}`, or in the estate `shapes = {{ {table} }}`",
+        f"Give those that it was made for, for example `{flags}`, "
+        f"or in the estate `shapes = {{ {table} }}`",
     )
 
 
@@ -281,14 +294,27 @@ def _toml_key(name: str) -> str:
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _write_inputs(graph: "onnx.GraphProto", shapes: dict[str, tuple[int, ...]]) -> None:
-    for value in graph.input:
+def _settle_inputs(proto: "onnx.ModelProto", shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Write the inputs' sizes into the model; tell whether that changed anything."""
+    changed = False
+    for i in reversed(range(len(proto.graph.input))):
+        value = proto.graph.input[i]
         if value.name in shapes:
-            shape = value.type.tensor_type.shape
-            shape.Clear()
-            shape.SetInParent()  # a scalar's shape is there and empty
-            for size in shapes[value.name]:
-                shape.dim.add().dim_value = size
+            changed |= _write_sizes(value.type.tensor_type, shapes[value.name])
+        else:
+            # A weight listed as an input counts as changeable: nothing with it is optimised.
+            del proto.graph.input[i]
+            changed = True
+    return changed
+
+
+def _write_sizes(tensor: "onnx.TypeProto.Tensor", sizes: tuple[int, ...]) -> bool:
+    if tensor.HasField("shape") and tuple(dim.dim_value for dim in tensor.shape.dim) == sizes:
+        return False
+    tensor.shape.Clear()
+    for size in sizes:
+        tensor.shape.dim.add().dim_value = size
+    return True
 
 
 # What the outputs' sizes are

@@ -35,7 +35,12 @@ _OLDER_OPERATORS = (
     "Export it with older operators; in PyTorch: "
     "torch.onnx.export(model, example, 'model.onnx', opset_version=17)"
 )
+_ANY_FAULT = (
+    "Find the fault: "
+    "python -c \"import onnx; onnx.checker.check_model('model.onnx', full_check=True)\""
+)
 _OTHER_OPERATORS = "Export it with operators and types that the CPU provider has, best in float32"
+_OTHER_SIZES = f"If its sizes were given, give those that it was made for. {_ANY_FAULT}"
 # What ONNX Runtime says when it cannot load → what helps.
 _LOAD_REMEDIES = (
     ("model IR version", _OLDER_FORMAT),
@@ -43,10 +48,7 @@ _LOAD_REMEDIES = (
     ("NOT_IMPLEMENTED", _OTHER_OPERATORS),
     ("No Op registered", _OTHER_OPERATORS),
     ("not a registered", _OTHER_OPERATORS),
-)
-_ANY_FAULT = (
-    "Find the fault: "
-    "python -c \"import onnx; onnx.checker.check_model('model.onnx', full_check=True)\""
+    ("ShapeInferenceError", _OTHER_SIZES),
 )
 _NOISE = (
     re.compile(r"/onnxruntime_src/\S+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? ?"),
@@ -122,15 +124,13 @@ class OrtEngine:
             if options.terminate:
                 raise RunAborted(f"run {ticket} was aborted") from None
             raise RunFailed(_sentence(error)) from None
-        finally:
-            self._current = None
         if not binding.proven:
             _prove(binding, self.spec.outputs)
         return self._own_outputs(binding) if binding.own else [None] * len(binding.outputs)
 
     def abort(self, ticket: int) -> None:
         """End the run `ticket` at its next operator, if it is the one in progress."""
-        # No lock: each run has options of its own, so a late abort ends a run that has ended.
+        # No lock: each run has options of its own, so a late abort hits a run that has ended.
         current = self._current
         if current is not None and current[0] == ticket:
             current[1].terminate = True

@@ -115,9 +115,10 @@ def check_contents(proto: "onnx.ModelProto") -> None:
     _check_node_count(calls, sizes)
 
 
-def quoted(name: str) -> str:
-    """Show a name from the file, however long it is."""
-    return repr(name if len(name) <= NAME_SHOWN_MAX else name[:NAME_SHOWN_MAX] + "…")
+def quoted(name: str | bytes) -> str:
+    """Show a name from the file, however long or broken; protobuf gives broken text as bytes."""
+    text = name if isinstance(name, str) else name.decode(errors="replace")
+    return repr(text if len(text) <= NAME_SHOWN_MAX else text[:NAME_SHOWN_MAX] + "…")
 
 
 def check_tensor_bytes(what: str, dims: Sequence[int], element: int) -> None:

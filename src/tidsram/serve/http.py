@@ -13,7 +13,6 @@ from tidsram.outcome import TABLE, Reason
 from tidsram.protocol.oip import RequestError, encode_error
 
 HEAD_LIMIT = 16384
-BODY_LIMIT = 1 << 30
 
 
 class Head(Struct, frozen=True):
@@ -34,12 +33,13 @@ class _Collector:
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
+        self.method = b""
+        self.keep_alive = False
+        self.parser: Any = None
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the URL."""
         self.url += url
-        if len(self.url) > 4096:
-            raise ValueError("the URL is longer than 4096 bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
@@ -48,24 +48,29 @@ class _Collector:
     def on_headers_complete(self) -> None:
         """Take the blank line."""
         self.complete = True
+        self.method = self.parser.get_method()
+        # Asked later, the parser has forgotten it where no body follows.
+        self.keep_alive = self.parser.should_keep_alive()
 
 
 def parse_head(data: bytes) -> Head:
     """Parse a whole head, blank line included. Raises RequestError with the asker's sentence."""
     collector = _Collector()
-    parser = httptools.HttpRequestParser(collector)
+    collector.parser = httptools.HttpRequestParser(collector)
     try:
-        parser.feed_data(data)
+        collector.parser.feed_data(data)
     except httptools.HttpParserUpgrade:
         raise _bad("this server does not change protocols; leave Upgrade out") from None
-    except (httptools.HttpParserError, ValueError) as error:
+    except httptools.HttpParserError as error:
         raise _bad(f"this is not HTTP/1.1: {error}") from None
+    finally:
+        collector.parser = None  # each knows the other, and the gate collects no garbage at work
     if not collector.complete:
         raise _bad("this is not HTTP/1.1: the head does not end")
-    return _read(collector, parser)
+    return _read(collector)
 
 
-def _read(collector: _Collector, parser: httptools.HttpRequestParser) -> Head:
+def _read(collector: _Collector) -> Head:
     headers: dict[bytes, bytes] = {}
     for name, value in collector.headers:
         if name in _ONCE and name in headers:
@@ -82,15 +87,23 @@ def _read(collector: _Collector, parser: httptools.HttpRequestParser) -> Head:
         )
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise _bad("send the body uncompressed: Content-Encoding is not read")
-    path = collector.url.split(b"?", 1)[0].decode("latin1")
     return Head(
-        method=parser.get_method().decode(),
-        path=path,
+        method=collector.method.decode(),
+        path=_path(collector.url),
         content_bytes=content_bytes,
         json_bytes=json_bytes,
-        keep_alive=parser.should_keep_alive(),
+        keep_alive=collector.keep_alive,
         expect_continue=headers.get(b"expect", b"").lower() == b"100-continue",
     )
+
+
+def _path(url: bytes) -> str:
+    if not url.startswith(b"/"):  # a whole URL, as is sent to proxies
+        try:
+            url = httptools.parse_url(url).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            raise _bad("the request names no path; begin it with /") from None
+    return url.split(b"?", 1)[0].decode("latin1")
 
 
 _ONCE = frozenset({b"content-length", b"inference-header-content-length", b"host"})

@@ -30,7 +30,10 @@ class Load(Struct, frozen=True, tag=True):
 
 
 class Loaded(Struct, frozen=True, tag=True):
-    """Worker → supervisor: loaded and warm on memory of its own."""
+    """Worker → supervisor: loaded and warm on memory of its own.
+
+    Descriptor: the model as it was loaded, for the workers that come after.
+    """
 
     spec: ModelSpec
     output_seen: tuple[int, ...]  # bytes of each output

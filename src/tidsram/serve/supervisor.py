@@ -193,13 +193,21 @@ class Supervisor:
         for end in (theirs, jobs, tickets):
             end.close()
         self._watch(worker, self._worker_says, self._worker_ended)
+        asyncio.get_running_loop().call_later(LOAD_TIME_S, self._give_up, worker, worker.pid)
+
+    def _give_up(self, worker: Process, pid: int) -> None:
+        """A model that is not warm by now will not be."""
+        assert worker.decision is not None
+        if not worker.ready and worker.popen is not None and worker.pid == pid:
+            self._say(f"{worker.decision.name}: not warm after {LOAD_TIME_S:.0f} s; giving it up")
+            worker.popen.kill()
 
     def _worker_says(self, worker: Process) -> None:
         assert worker.control is not None
         assert worker.decision is not None
-        message, _ = receive(worker.control)
+        message, fds = receive(worker.control)
         if isinstance(message, Loaded):
-            self._worker_loaded(worker, message)
+            self._worker_loaded(worker, message, fds[0])
         elif isinstance(message, Ready):
             self._worker_ready(worker)
         elif isinstance(message, Refused):
@@ -208,7 +216,7 @@ class Supervisor:
         else:
             asyncio.get_running_loop().remove_reader(worker.control.fileno())
 
-    def _worker_loaded(self, worker: Process, loaded: Loaded) -> None:
+    def _worker_loaded(self, worker: Process, loaded: Loaded, model_fd: int) -> None:
         assert worker.decision is not None
         assert worker.control is not None
         worker.warm_up_ns = loaded.warm_up_ns
@@ -229,8 +237,10 @@ class Supervisor:
                 )
                 return
             pooled.spec = loaded.spec
+            os.dup2(model_fd, pooled.model_fd, inheritable=False)
             pooled.message = Pool(worker.decision.name, layout, loaded.spec)
             self._to_gate(pooled.message, (pooled.fd,))
+        os.close(model_fd)
         send(worker.control, pooled.message, (pooled.fd,))
 
     def _worker_ready(self, worker: Process) -> None:

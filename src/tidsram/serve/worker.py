@@ -17,7 +17,7 @@ import numpy as np
 from tidsram import clock
 from tidsram.engine import ort
 from tidsram.engine.base import Array, Engine, RunAborted, RunFailed
-from tidsram.engine.inspect import inspect_model
+from tidsram.engine.inspect import fix_model
 from tidsram.errors import ModelRefused
 from tidsram.protocol import wire
 from tidsram.protocol.tensors import ModelSpec
@@ -193,11 +193,11 @@ def main() -> None:
     hurry = machine.may_hurry()
     if hurry:  # loading takes no time from running decisions, warming up is measured undisturbed
         machine.be_nice(machine.LOADING_NICE)
-    data = mmap.mmap(model_fd, 0, prot=mmap.PROT_READ)
-    os.close(model_fd)
     try:
-        spec = load.spec or _inspect_apart(data[:], load)
-        engine = ort.load(data[:], load.model, len(load.cores), load.shapes)
+        spec = load.spec
+        if spec is None:
+            model_fd, spec = _inspect_apart(_read(model_fd), load)
+        engine = ort.OrtEngine(_read(model_fd), load.model, len(load.cores), spec)
         if hurry:
             machine.be_nice(machine.WARM_UP_NICE)
         spec, seen, warm_up_ns = _warm_up(engine)
@@ -207,8 +207,8 @@ def main() -> None:
     except RunFailed as failure:
         send(control, Refused(f"it fails on zeros ({failure})", "Check it in the lab."))
         return
-    data.close()
-    send(control, Loaded(spec, seen, warm_up_ns))
+    send(control, Loaded(spec, seen, warm_up_ns), (model_fd,))
+    os.close(model_fd)
     message, (pool_fd,) = receive(control)
     assert isinstance(message, Pool)
     pool = mmap.mmap(pool_fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
@@ -232,15 +232,25 @@ def _take_tickets(tickets: socket.socket, worker: Worker, housekeeping: tuple[in
         worker.cancel(*TICKET.unpack(message))
 
 
-def _inspect_apart(data: bytes, load: Load) -> ModelSpec:
-    """Inspect the model in a child of its own: its parser is large and its input untrusted."""
+def _read(fd: int) -> bytes:
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as data:
+        return data[:]
+
+
+def _inspect_apart(data: bytes, load: Load) -> tuple[int, ModelSpec]:
+    """Inspect the model in a child of its own: its parser is large and its input untrusted.
+
+    Return memory with the model as this worker, and those after it, will load it.
+    """
+    fixed_fd = os.memfd_create("tidsram-model", os.MFD_CLOEXEC)
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(read_fd)
         verdict: ModelSpec | Refused
         try:
-            verdict = inspect_model(data, load.model, load.shapes)
+            fixed, verdict = fix_model(data, load.model, load.shapes)
+            with os.fdopen(fixed_fd, "wb") as out:
+                out.write(fixed)
         except ModelRefused as refusal:
             verdict = Refused(refusal.problem, refusal.remedy)
         with os.fdopen(write_fd, "wb") as out:
@@ -255,7 +265,7 @@ def _inspect_apart(data: bytes, load: Load) -> ModelSpec:
     refused, value = msgspec.msgpack.decode(told)
     if refused:
         raise ModelRefused(load.model, value["problem"], value["remedy"])
-    return msgspec.convert(value, ModelSpec)
+    return fixed_fd, msgspec.convert(value, ModelSpec)
 
 
 def _warm_up(engine: Engine) -> tuple[ModelSpec, tuple[int, ...], tuple[int, ...]]:

@@ -1,0 +1,365 @@
+"""Fakes for tests: they keep the promises of the real things, without their weight."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec import Struct
+
+from tidsram import clock
+from tidsram.engine.base import Array, RunAborted, RunFailed
+from tidsram.engine.memory import check_fits, zeros
+from tidsram.outcome import Reason
+from tidsram.protocol.tensors import ModelSpec
+from tidsram.schedule.estimate import Estimate
+from tidsram.schedule.events import Action, Evict, Job, Kill, Miss, Probe, Reject, Start, Stop
+from tidsram.schedule.scheduler import Policy, Scheduler
+from tidsram.simulate.result import Result
+from tidsram.simulate.run import Node, Questions, run
+from tidsram.simulate.script import Event
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+Operator = Callable[[list[Array]], list[Array]]
+
+
+class FakeBinding:
+    """The memory of one run."""
+
+    def __init__(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> None:
+        self.inputs, self.outputs = list(inputs), list(outputs)
+
+
+class FakeEngine:
+    """An engine whose model is a list of Python functions, its operators.
+
+    The first takes the inputs, each other what the one before returned; the last returns the
+    outputs. As in a real runtime, an abort takes effect between operators. What an operator
+    raises becomes RunFailed.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        operators: Sequence[Operator],
+        now_ns: Callable[[], int] = clock.now_ns,
+    ) -> None:
+        self.spec = spec
+        self._operators, self._now_ns = tuple(operators), now_ns
+        self._current: tuple[int, list[bool]] | None = None  # ticket; filled in by an abort
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> FakeBinding:
+        """Prepare runs on the given memory; refuse arrays that do not fit the spec."""
+        memory = zip((*self.spec.inputs, *self.spec.outputs), (*inputs, *outputs), strict=True)
+        for tensor, array in memory:
+            if array is not None:
+                check_fits(tensor, array)
+        return FakeBinding(inputs, outputs)
+
+    def run(self, binding: FakeBinding, ticket: int) -> list[Array | None]:
+        """Run the operators in order; write or return what the last one gives."""
+        aborted: list[bool] = []
+        self._current = (ticket, aborted)
+        values = self._results(binding.inputs, aborted)
+        if values is None:
+            raise RunAborted(f"run {ticket} was aborted")
+        return [_deliver(value, to) for value, to in zip(values, binding.outputs, strict=True)]
+
+    def _results(self, values: list[Array], aborted: list[bool]) -> list[Array] | None:
+        for operator in self._operators:
+            if aborted:
+                return None
+            try:
+                values = operator(values)
+            except Exception as error:  # noqa: BLE001 - whatever the test's function raises
+                raise RunFailed(str(error)) from None
+        return values
+
+    def abort(self, ticket: int) -> None:
+        """End the run `ticket` before its next operator, if it is the one in progress."""
+        current = self._current
+        if current is not None and current[0] == ticket:
+            current[1].append(True)
+
+    def warm_up(self, runs: int) -> list[int]:
+        """Run on zeros; return each run's nanoseconds."""
+        binding = self.bind([zeros(t) for t in self.spec.inputs], [None] * len(self.spec.outputs))
+        times_ns = []
+        for _ in range(runs):
+            start_ns = self._now_ns()
+            self.run(binding, -1)
+            times_ns.append(self._now_ns() - start_ns)
+        return times_ns
+
+
+def _deliver(value: Array, output: Array | None) -> Array | None:
+    """Write a value into bound memory, or hand it over."""
+    if output is None:
+        return value
+    output[...] = value
+    return None
+
+
+class FixedEstimate(Estimate):
+    """A service time known beforehand: the largest warm-up run, whatever is seen later."""
+
+    def __init__(self, objective: float, warm_up_ns: Sequence[int]) -> None:
+        super().__init__(objective, warm_up_ns)
+        self.upper_ns = self.typical_ns = max(warm_up_ns)
+
+    @property
+    def fresh(self) -> bool:
+        """Always: there is nothing to find out."""
+        return True
+
+    def observe(self, now_ns: int, service_ns: int) -> None:
+        """Note that there was a run."""
+        del service_ns
+        self.newest_ns = now_ns
+
+    def refresh(self, now_ns: int) -> None:
+        """Leave the bound as it is."""
+
+
+class Shell:
+    """A gate without I/O: tells the scheduler what happens, carries out and checks what it returns.
+
+    The test plays workers and clock. Every action is held against what a gate could carry out:
+    one outcome for each request, one run for each criticality on a lane, nothing out of order.
+    """
+
+    def __init__(
+        self,
+        *policies: Policy,
+        lanes: int = 1,
+        estimate: Callable[[float, Sequence[int]], Estimate] = FixedEstimate,
+    ) -> None:
+        self.scheduler = Scheduler(policies, lanes, estimate)
+        self.now_ns = 0
+        self.jobs: dict[int, Job] = {}  # every request by its number
+        self.reasons: dict[int, Reason] = {}  # its outcome, once told
+        self.runs: dict[
+            tuple[int, int], list[Job]
+        ] = {}  # (lane, rank) → what runs, what is on deck
+        self.up: set[tuple[str, int]] = set()  # warm workers
+        self.probing: set[tuple[str, int]] = set()
+        self.stopped: set[int] = set()
+        self._ranks = {policy.name: policy.criticality.rank for policy in policies}
+        self._started: set[int] = set()
+
+    # What happens ------------------------------------------------------------------------------
+
+    def ready(self, decision: str, *warm_up_ns: int, lane: int = 0) -> list[Action]:
+        """A worker is warm."""
+        self.up.add((decision, lane))
+        actions = self.scheduler.worker_ready(self.now_ns, decision, lane, warm_up_ns)
+        return self._carry_out(actions)
+
+    def ask(
+        self,
+        decision: str,
+        budget_ns: int,
+        *,
+        order: tuple[int, int] = (0, 1),
+        stream: str = "",
+        return_ns: int = 0,
+    ) -> list[Action]:
+        """A request comes; its number is how many came before it."""
+        number, deadline_ns = len(self.jobs), self.now_ns + budget_ns
+        due_ns = deadline_ns - return_ns
+        job = Job(number, decision, self.now_ns, deadline_ns, due_ns, order, stream)
+        self.jobs[number] = job
+        return self._carry_out(self.scheduler.arrived(self.now_ns, job), arriving=number)
+
+    def end(self, number: int, started_ns: int | None = None) -> list[Action]:
+        """The request's run has ended with an answer."""
+        if started_ns is None:
+            started_ns = self.now_ns - 1
+        actions = self.scheduler.finished(self.now_ns, number, started_ns, self.now_ns)
+        return self._run_ended(number, Reason.NONE, actions)
+
+    def fail(self, number: int) -> list[Action]:
+        """The request's run has ended without an answer: a stopped one, or the model failed."""
+        actions = self.scheduler.failed(self.now_ns, number)
+        return self._run_ended(number, Reason.MODEL, actions)
+
+    def probe_ended(self, decision: str, service_ns: int, lane: int = 0) -> list[Action]:
+        """A probe has measured a run."""
+        self.probing.remove((decision, lane))
+        actions = self.scheduler.probed(self.now_ns, decision, lane, service_ns)
+        return self._carry_out(actions)
+
+    def lose(self, decision: str, lane: int = 0) -> list[Action]:
+        """A worker is gone."""
+        self.up.discard((decision, lane))
+        self.probing.discard((decision, lane))
+        runs = self._runs(lane, decision)
+        runs[:] = [job for job in runs if job.decision != decision]
+        return self._carry_out(self.scheduler.worker_lost(self.now_ns, decision, lane))
+
+    def leave(self, number: int) -> list[Action]:
+        """The asker of a request goes."""
+        if number not in self.reasons:
+            self._tell(self.jobs[number], Reason.ASKER_LEFT)
+        return self._carry_out(self.scheduler.gone(self.now_ns, number))
+
+    def drain(self) -> list[Action]:
+        """The node takes nothing more."""
+        return self._carry_out(self.scheduler.draining(self.now_ns))
+
+    def tick(self) -> list[Action]:
+        """The timer fires."""
+        return self._carry_out(self.scheduler.tick(self.now_ns))
+
+    def wait_until(self, instant_ns: int) -> list[Action]:
+        """Let time pass; the timer fires whenever the scheduler wants it to."""
+        actions = []
+        while (wake_ns := self.scheduler.next_wake_ns) is not None and wake_ns <= instant_ns:
+            self.now_ns = max(self.now_ns, wake_ns)
+            actions += self.tick()
+        self.now_ns = instant_ns
+        return actions
+
+    # What the scheduler decided ----------------------------------------------------------------
+
+    def _carry_out(self, actions: list[Action], arriving: int = -1) -> list[Action]:
+        for action in actions:
+            if isinstance(action, Start):
+                self._start(action)
+            elif isinstance(action, Reject):
+                assert action.job.job_id == arriving, "only an arriving request is rejected"
+                self._tell(action.job, action.reason)
+            elif isinstance(action, Evict):
+                assert action.job.job_id != arriving or action.reason is Reason.EVICTED
+                self._tell(action.job, action.reason)
+            elif isinstance(action, Miss):
+                assert self.now_ns >= action.job.deadline_ns, "missed before the deadline"
+                self._tell(action.job, Reason.DEADLINE)
+            elif isinstance(action, Stop):
+                self._stop(action)
+            elif isinstance(action, Kill):
+                self._kill(action)
+            else:
+                self._probe(action)
+        return actions
+
+    def _start(self, action: Start) -> None:
+        job = action.job
+        assert job.job_id not in self.reasons, "started after its outcome"
+        assert job.job_id not in self._started, "started twice"
+        assert (job.decision, action.lane) in self.up, "started without a worker"
+        runs = self._runs(action.lane, job.decision)
+        running = [other.decision for other in runs]
+        assert running == ([job.decision] if action.on_deck else []), "the worker is not free"
+        probed = [d for d, lane in self.probing if lane == action.lane]
+        assert self._ranks[job.decision] not in {self._ranks[d] for d in probed}
+        self._started.add(job.job_id)
+        runs.append(job)
+
+    def _stop(self, action: Stop) -> None:
+        job = action.job
+        assert job in self._runs(action.lane, job.decision), "stopped what does not run"
+        assert job.job_id in self.reasons, "stopped before its outcome"
+        assert job.job_id not in self.stopped, "stopped twice"
+        self.stopped.add(job.job_id)
+
+    def _kill(self, action: Kill) -> None:
+        key = (action.decision, action.lane)
+        assert key in self.up, "killed a worker that is gone"
+        runs = self._runs(action.lane, action.decision)
+        assert key in self.probing or runs[0].job_id in self.stopped, "killed without a warning"
+
+    def _probe(self, action: Probe) -> None:
+        key = (action.decision, action.lane)
+        assert key in self.up, "probed a worker that is gone"
+        assert not self._runs(action.lane, action.decision), "probed a busy worker"
+        assert key not in self.probing, "probed twice"
+        self.probing.add(key)
+
+    def _run_ended(self, number: int, reason: Reason, actions: list[Action]) -> list[Action]:
+        job = self.jobs[number]
+        runs = next(runs for runs in self.runs.values() if job in runs)
+        assert runs.pop(0) is job, "a worker ends what it began first"
+        if number not in self.reasons:
+            in_time = self.now_ns < job.deadline_ns
+            self._tell(job, reason if in_time else Reason.DEADLINE)
+        return self._carry_out(actions)
+
+    def _tell(self, job: Job, reason: Reason) -> None:
+        assert job.job_id not in self.reasons, "one request, one outcome"
+        self.reasons[job.job_id] = reason
+
+    def _runs(self, lane: int, decision: str) -> list[Job]:
+        return self.runs.setdefault((lane, self._ranks[decision]), [])
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """One question of a load, with the time that its run will take."""
+
+    at_ns: int
+    decision: str
+    budget_ns: int
+    service_ns: int
+    order: tuple[int, int] = (0, 1)
+    stream: str = ""
+
+
+def play(
+    node: Node,
+    load: Iterable[Asked],
+    script: Iterable[Event] = (),
+    log: list[tuple[int, Action]] | None = None,
+) -> Result:
+    """Play single questions in virtual time; they are numbered in the order of their instants."""
+    asked = sorted(load, key=lambda question: question.at_ns)
+    questions = [
+        Questions(
+            decision=one.decision,
+            arrivals_ns=np.array([one.at_ns]),
+            budget_ns=one.budget_ns,
+            order=one.order,
+            stream=one.stream,
+        )
+        for one in asked
+    ]
+    service_ns = {}
+    for policy in node.policies:
+        own = [one.service_ns for one in asked if one.decision == policy.name]
+        service_ns[policy.name] = np.array(own or [1])
+    return run(node, questions, service_ns, script, log)
+
+
+def loads(
+    decisions: Sequence[str],
+    bounds_ns: Sequence[int],
+    *,
+    most: int = 30,
+    orders: Sequence[tuple[int, int]] = ((0, 1),),
+    streams: Sequence[str] = ("",),
+) -> "SearchStrategy[list[Asked]]":
+    """Draw loads of these decisions whose runs keep their bounds (needs hypothesis)."""
+    from hypothesis import strategies as st
+
+    bound_of = dict(zip(decisions, bounds_ns, strict=True))
+    widest = max(bounds_ns)
+
+    @st.composite
+    def draw_load(draw: st.DrawFn) -> list[Asked]:
+        now_ns, load = 0, []
+        for _ in range(draw(st.integers(1, most))):
+            now_ns += draw(st.integers(0, 2 * widest))
+            decision = draw(st.sampled_from(decisions))
+            load.append(
+                Asked(
+                    at_ns=now_ns,
+                    decision=decision,
+                    budget_ns=draw(st.integers(1, 8 * widest)),
+                    service_ns=draw(st.integers(1, bound_of[decision])),
+                    order=draw(st.sampled_from(orders)),
+                    stream=draw(st.sampled_from(streams)),
+                )
+            )
+        return load
+
+    return draw_load()
