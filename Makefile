@@ -28,7 +28,7 @@ fuzz: install
 	$(BIN)/pytest tests/protocol tests/schedule --hypothesis-profile=long
 
 docs: install
-	$(BIN)/pytest tests/test_docs.py
+	$(BIN)/python docs/relink.py
 
 lock:
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv

@@ -108,11 +108,6 @@ class FixedEstimate(Estimate):
         super().__init__(objective, warm_up_ns)
         self.upper_ns = self.typical_ns = max(warm_up_ns)
 
-    @property
-    def fresh(self) -> bool:
-        """Always: there is nothing to find out."""
-        return True
-
     def observe(self, now_ns: int, service_ns: int) -> None:
         """Note that there was a run."""
         del service_ns
@@ -120,6 +115,9 @@ class FixedEstimate(Estimate):
 
     def refresh(self, now_ns: int) -> None:
         """Leave the bound as it is."""
+
+
+PROBE = -1
 
 
 class Shell:
@@ -143,7 +141,6 @@ class Shell:
             tuple[int, int], list[Job]
         ] = {}  # (lane, rank) → what runs, what is on deck
         self.up: set[tuple[str, int]] = set()  # warm workers
-        self.probing: set[tuple[str, int]] = set()
         self.stopped: set[int] = set()
         self._ranks = {policy.name: policy.criticality.rank for policy in policies}
         self._started: set[int] = set()
@@ -172,11 +169,13 @@ class Shell:
         self.jobs[number] = job
         return self._carry_out(self.scheduler.arrived(self.now_ns, job), arriving=number)
 
-    def end(self, number: int, started_ns: int | None = None) -> list[Action]:
-        """The request's run has ended with an answer."""
-        if started_ns is None:
-            started_ns = self.now_ns - 1
-        actions = self.scheduler.finished(self.now_ns, number, started_ns, self.now_ns)
+    def end(
+        self, number: int, started_ns: int | None = None, ended_ns: int | None = None
+    ) -> list[Action]:
+        """The request's run has ended with an answer; it was a short one that ended now."""
+        ended_ns = self.now_ns if ended_ns is None else ended_ns
+        started_ns = ended_ns - 1 if started_ns is None else started_ns
+        actions = self.scheduler.finished(self.now_ns, number, started_ns, ended_ns)
         return self._run_ended(number, Reason.NONE, actions)
 
     def fail(self, number: int) -> list[Action]:
@@ -186,14 +185,13 @@ class Shell:
 
     def probe_ended(self, decision: str, service_ns: int, lane: int = 0) -> list[Action]:
         """A probe has measured a run."""
-        self.probing.remove((decision, lane))
+        assert self._runs(lane, decision).pop(0).job_id == PROBE, "no probe is under way"
         actions = self.scheduler.probed(self.now_ns, decision, lane, service_ns)
         return self._carry_out(actions)
 
     def lose(self, decision: str, lane: int = 0) -> list[Action]:
         """A worker is gone."""
         self.up.discard((decision, lane))
-        self.probing.discard((decision, lane))
         runs = self._runs(lane, decision)
         runs[:] = [job for job in runs if job.decision != decision]
         return self._carry_out(self.scheduler.worker_lost(self.now_ns, decision, lane))
@@ -252,8 +250,6 @@ class Shell:
         runs = self._runs(action.lane, job.decision)
         running = [other.decision for other in runs]
         assert running == ([job.decision] if action.on_deck else []), "the worker is not free"
-        probed = [d for d, lane in self.probing if lane == action.lane]
-        assert self._ranks[job.decision] not in {self._ranks[d] for d in probed}
         self._started.add(job.job_id)
         runs.append(job)
 
@@ -267,15 +263,14 @@ class Shell:
     def _kill(self, action: Kill) -> None:
         key = (action.decision, action.lane)
         assert key in self.up, "killed a worker that is gone"
-        runs = self._runs(action.lane, action.decision)
-        assert key in self.probing or runs[0].job_id in self.stopped, "killed without a warning"
+        number = self._runs(action.lane, action.decision)[0].job_id
+        assert number == PROBE or number in self.stopped, "killed without a warning"
 
     def _probe(self, action: Probe) -> None:
-        key = (action.decision, action.lane)
-        assert key in self.up, "probed a worker that is gone"
-        assert not self._runs(action.lane, action.decision), "probed a busy worker"
-        assert key not in self.probing, "probed twice"
-        self.probing.add(key)
+        assert (action.decision, action.lane) in self.up, "probed a worker that is gone"
+        runs = self._runs(action.lane, action.decision)
+        assert not runs, "probed a busy worker"
+        runs.append(Job(PROBE, action.decision, self.now_ns, self.now_ns, self.now_ns))
 
     def _run_ended(self, number: int, reason: Reason, actions: list[Action]) -> list[Action]:
         job = self.jobs[number]

@@ -9,6 +9,7 @@ import json
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
+from math import isinf
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ VERSION = "1"
 EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_configuration", "tidsram_budget")
 STAGES = ("receive", "decode", "admit", "queue", "run", "encode")
 HOUR_US = 3_600_000_000
+SHOWN_MAX = 200
 
 _CONFIG_TYPES = {name: "TYPE_" + name for name in DATATYPES}
 
@@ -127,7 +129,7 @@ def decode_infer(
     try:
         infer = _decode_infer(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(f"the request's JSON is not an inference request: {error}") from None
+        raise _invalid(f"the request's JSON is not an inference request: {_cut(error)}") from None
     parameters = infer.parameters or _NO_PARAMETERS
     if parameters.sequence_id is not None:
         raise _invalid("sequence_id: this version serves no stateful sequences; leave it out")
@@ -271,14 +273,14 @@ def _tightest(parameters: _Parameters) -> int:
 def _budget(value: float, name: str) -> int:
     if not 1 <= value <= HOUR_US:
         raise _invalid(
-            f"{name} is {value}: a budget is between 1 and {HOUR_US} microseconds (an hour)"
+            f"{name} is {_cut(value)}: a budget is between 1 and {HOUR_US} microseconds (an hour)"
         )
     return int(value)
 
 
 def _number(value: float, name: str) -> int:
     if not abs(value) < 2**62:
-        raise _invalid(f"{name} is {value}: give whole microseconds")
+        raise _invalid(f"{name} is {_cut(value)}: give whole microseconds")
     return int(value)
 
 
@@ -293,7 +295,9 @@ def _locate(
     for given in inputs:
         tensor = known.get(given.name)
         if tensor is None:
-            raise _invalid(f"input {given.name!r} is not one of {model}'s: {_names(spec.inputs)}")
+            raise _invalid(
+                f"input {_cut(given.name)!r} is not one of {model}'s: {_names(spec.inputs)}"
+            )
         if given.name in binary or given.name in numbers:
             raise _invalid(f"input {given.name!r} is given twice; give it once")
         size = _check_input(given, tensor)
@@ -322,11 +326,12 @@ def _check_input(given: _Input, tensor: TensorSpec) -> int | None:
     """Return the input's binary size, or None when its numbers are in the JSON."""
     if given.datatype != tensor.datatype:
         raise _invalid(
-            f"input {given.name!r} is {given.datatype}; the model takes {tensor.datatype}"
+            f"input {given.name!r} is {_cut(given.datatype)}; the model takes {tensor.datatype}"
         )
     if tuple(given.shape) != tensor.shape:
         raise _invalid(
-            f"input {given.name!r} has shape {given.shape}; the model takes {list(tensor.shape)}"
+            f"input {given.name!r} has shape {_cut(given.shape)}; "
+            f"the model takes {list(tensor.shape)}"
         )
     parameters = given.parameters or _NO_TENSOR_PARAMETERS
     if parameters.shared_memory_region is not None:
@@ -336,7 +341,7 @@ def _check_input(given: _Input, tensor: TensorSpec) -> int | None:
         return None
     if size != tensor.nbytes:
         raise _invalid(
-            f"input {given.name!r} declares {size} bytes; "
+            f"input {given.name!r} declares {_cut(size)} bytes; "
             f"{tensor.datatype} {list(tensor.shape)} is {tensor.nbytes}"
         )
     if given.data is not UNSET:
@@ -352,9 +357,11 @@ def _pack(given: _Input, tensor: TensorSpec) -> bytes:
         raise _invalid(f"input {given.name!r}: FP16 has no JSON form; send it as binary data")
     try:
         flat = _flatten(msgspec.json.decode(given.data))
-        packed = bytes(map(_bit, flat)) if code == "?" else array(code, flat).tobytes()
+        packed = bytes(map(_bit, flat)) if code == "?" else _pack_numbers(code, flat)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise _invalid(f"input {given.name!r} is not {tensor.datatype} data: {error}") from None
+        raise _invalid(
+            f"input {given.name!r} is not {tensor.datatype} data: {_cut(error)}"
+        ) from None
     if len(packed) != tensor.nbytes:
         raise _invalid(
             f"input {given.name!r} has {len(flat)} elements; "
@@ -365,8 +372,18 @@ def _pack(given: _Input, tensor: TensorSpec) -> bytes:
 
 def _bit(value: object) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
+        raise TypeError(f"{_cut(repr(value))} is neither true nor false")
     return value
+
+
+def _pack_numbers(code: str, flat: list[Any]) -> bytes:
+    if any(isinstance(value, bool) for value in flat):
+        raise TypeError("true and false are not numbers")
+    packed = array(code, flat)
+    # JSON has no infinity: where there is one now, a number was too large.
+    if code == "f" and any(map(isinf, packed)):
+        raise OverflowError(f"{max(flat, key=abs)} is too large for it")
+    return packed.tobytes()
 
 
 def _flatten(nested: object) -> list[Any]:
@@ -375,10 +392,6 @@ def _flatten(nested: object) -> list[Any]:
     data: list[Any] = nested
     while data and isinstance(data[0], list):
         data = list(chain.from_iterable(data))
-    if data and isinstance(data[0], bool):
-        return data
-    if any(isinstance(value, bool) for value in data):
-        raise TypeError("true and false among numbers")
     return data
 
 
@@ -394,7 +407,7 @@ def _choose(
             parameters = output.parameters or _NO_TENSOR_PARAMETERS
             if output.name not in index:
                 raise _invalid(
-                    f"output {output.name!r} is not one of {model}'s: {_names(spec.outputs)}"
+                    f"output {_cut(output.name)!r} is not one of {model}'s: {_names(spec.outputs)}"
                 )
             if parameters.classification or parameters.shared_memory_region is not None:
                 raise _invalid(
@@ -465,3 +478,9 @@ def _tensor_config(tensor: TensorSpec) -> dict[str, Any]:
 
 def _names(tensors: Sequence[TensorSpec]) -> str:
     return ", ".join(repr(tensor.name) for tensor in tensors)
+
+
+def _cut(value: object) -> str:
+    """Shorten what an asker wrote: a sentence quotes it, whatever its length."""
+    text = str(value)
+    return text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"

@@ -31,7 +31,7 @@ class Estimate:
         self._largest_ns = max(warm_up_ns)
         self._fast: deque[tuple[int, int]] = deque()
         self._sorted: list[int] = []
-        self._last: deque[int] = deque(maxlen=ENOUGH)
+        self._last: deque[int] = deque(maxlen=FAST_RUNS)  # however long ago
         self._slow: deque[tuple[int, list[int]]] = deque()
         self._slow_sum = [0] * BUCKETS
         self._runs = 0
@@ -43,11 +43,6 @@ class Estimate:
     def calibrated(self) -> bool:
         """Whether enough runs were seen for a bound of its own."""
         return self._runs >= ENOUGH
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the runs of the last seconds alone carry the bound."""
-        return len(self._sorted) >= ENOUGH
 
     def observe(self, now_ns: int, service_ns: int) -> None:
         """Take in one finished run."""
@@ -65,17 +60,20 @@ class Estimate:
         oldest_ns = now_ns - FAST_NS
         while fast and (len(fast) > FAST_RUNS or fast[0][0] < oldest_ns):
             del ordered[bisect_left(ordered, fast.popleft()[1])]
-        seen = len(ordered)
-        if seen >= ENOUGH:
-            self.upper_ns = int(ordered[ceil(seen * self._q) - 1] * GUARD)
-            self.typical_ns = ordered[seen // 2]
+        if len(ordered) >= ENOUGH:
+            self.upper_ns = int(self._bound_ns(ordered) * GUARD)
+            self.typical_ns = ordered[len(ordered) // 2]
         elif self._runs >= ENOUGH:
-            # A bad hour would speak for a day: the newest runs, few as they are, cap it.
-            slow_ns = int(self._slow_quantile(now_ns) * GUARD)
-            self.upper_ns = min(slow_ns, ceil(max(self._last) * UNCALIBRATED))
+            # The day dilutes a spike among the newest runs; they in turn soon forget a bad hour,
+            # which would speak for the whole day.
+            newest_ns = self._bound_ns(sorted(self._last))
+            self.upper_ns = int(min(newest_ns, self._slow_bound_ns(now_ns)) * GUARD)
         else:
             largest = max(self._largest_ns, ordered[-1] if ordered else 0)
             self.upper_ns = ceil(largest * UNCALIBRATED)
+
+    def _bound_ns(self, ordered: Sequence[int]) -> int:
+        return ordered[ceil(len(ordered) * self._q) - 1]
 
     def _add_slow(self, now_ns: int, service_ns: int) -> None:
         part = now_ns // SLOW_PART_NS
@@ -93,7 +91,7 @@ class Estimate:
             old = self._slow.popleft()[1]
             self._slow_sum = [a - b for a, b in zip(self._slow_sum, old, strict=True)]
 
-    def _slow_quantile(self, now_ns: int) -> int:
+    def _slow_bound_ns(self, now_ns: int) -> int:
         self._drop_slow(now_ns // SLOW_PART_NS)
-        bound = quantile(self._slow_sum, self._q)
-        return self._largest_ns if bound is None else bound
+        bound_ns = quantile(self._slow_sum, self._q)
+        return max(self._last) if bound_ns is None else bound_ns

@@ -34,7 +34,9 @@ class Reject(Struct, frozen=True, gc=False):
     """Refuse an arriving request now.
 
     `predicted_finish_ns` is when it would have finished, `earliest_feasible_ns` the earliest due
-    time that could have been promised; both 0 where no estimate exists (not ready, draining).
+    time that could have been promised, or its finish behind everything that waits where its
+    priority would break a promise at any due time; both 0 where nothing is predicted (not ready,
+    draining).
     """
 
     job: Job

@@ -4,77 +4,146 @@ A level knows its queue, the job that runs and the one on deck behind it. It pre
 upper service times; whether to promise anything is `admission`'s business.
 """
 
-from bisect import insort
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from operator import attrgetter
 
+from msgspec import Struct
+
+from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.events import Job
 
-Service = Callable[[Job], int]
+Urgency = tuple[tuple[int, int], int, int]
 
 
-def urgency(job: Job) -> tuple[tuple[int, int], int, int]:
+def urgency(job: Job) -> Urgency:
     """Order of service: what the asker lowered comes last, then priority, then the due time."""
     return (job.order, job.due_ns, job.job_id)
+
+
+class Placed(Struct, eq=False, gc=False):
+    """A job on its lane, with what is known of its service time there.
+
+    `ended`: its outcome is told, its run may go on. `kill_ns`: when its worker is killed if that
+    run has not ended by then, 0 for never; the run had `told_ns` to `kill_ns` to obey.
+    """
+
+    job: Job
+    lane: int
+    rank: int
+    estimate: Estimate
+    urgency: Urgency
+    promised_ns: int = 0  # the finish predicted at admission
+    ended: bool = False
+    told_ns: int = 0
+    kill_ns: int = 0
+
+
+by_urgency = attrgetter("urgency")
 
 
 class Level:
     """The jobs of one criticality on one lane."""
 
     def __init__(self) -> None:
-        self.queue: list[Job] = []  # in order of urgency
-        self.running: Job | None = None
-        self.deck: Job | None = None
+        self.queue: list[Placed] = []  # in order of urgency
+        self.running: Placed | None = None
+        self.deck: Placed | None = None
         self.decisions: set[str] = set()  # those with a worker here
         self.started_ns = 0
-        self._higher: list[tuple[int, int]] = []  # when higher work ran during this run
+        self._higher: list[tuple[int, int]] = []  # when higher work ran, as far as reported
 
-    def insert(self, job: Job) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits here."""
+        return self.running is not None or bool(self.queue)
+
+    def insert(self, placed: Placed) -> None:
         """Queue an admitted job."""
-        insort(self.queue, job, key=urgency)
+        insort(self.queue, placed, key=by_urgency)
 
-    def withdraw(self, job: Job) -> bool:
+    def withdraw(self, placed: Placed) -> bool:
         """Take the job out of the queue; False when it is not there (running, on deck, ended)."""
-        if job in self.queue:
-            self.queue.remove(job)
-            return True
-        return False
+        at = bisect_left(self.queue, placed.urgency, key=by_urgency)
+        if at == len(self.queue) or self.queue[at] is not placed:
+            return False
+        del self.queue[at]
+        return True
 
-    def residual_ns(self, now_ns: int, service: Service) -> int:
-        """Upper time until the running job and the one on deck have ended."""
+    def begin(self, now_ns: int, placed: Placed) -> None:
+        """The job runs from now on."""
+        self.running, self.started_ns = placed, now_ns
+
+    def end(self, now_ns: int, ended_ns: int) -> None:
+        """The run has ended at `ended_ns`; what was on deck runs."""
+        self.running, self.deck = self.deck, None
+        self.started_ns = now_ns
+        if self._higher:
+            # What comes after belongs to the run that was on deck: its worker began it long since.
+            self._higher = [span for span in self._higher if span[1] > ended_ns]
+
+    def lost(self, decision: str) -> list[Placed]:
+        """The decision's worker is gone: take out its run and what was on deck, and return them."""
+        gone = [
+            p for p in (self.running, self.deck) if p is not None and p.job.decision == decision
+        ]
+        if gone:
+            # On deck is only ever a job of the decision that runs.
+            self.running = self.deck = None
+            self._higher.clear()
+        return gone
+
+    # What it predicts --------------------------------------------------------------------------
+
+    def residual_ns(self, now_ns: int, since_ns: int) -> int:
+        """Upper time until the running job and the one on deck have ended.
+
+        `since_ns` is when higher work began that runs still; now, when there is none.
+        """
         if self.running is None:
             return 0
-        bound = service(self.running)
-        ran_ns = now_ns - self.started_ns - self.preempted_ns(self.started_ns, now_ns)
-        # A run past its bound is not "about to finish": it is given an eighth of it anew.
-        left_ns = max(bound - ran_ns, bound >> 3)
-        return left_ns if self.deck is None else left_ns + service(self.deck)
+        left_ns = self.left_ns(now_ns, since_ns, self.running.estimate.upper_ns)
+        deck = self.deck
+        # A job on deck that was told to stop is skipped when its turn comes.
+        return left_ns if deck is None or deck.ended else left_ns + deck.estimate.upper_ns
 
-    def work_ns(self, now_ns: int, service: Service) -> int:
+    def left_ns(self, now_ns: int, since_ns: int, bound_ns: int) -> int:
+        """How long the run goes on if it takes `bound_ns` in all."""
+        ran_ns = now_ns - self.started_ns - self.preempted_ns(self.started_ns, now_ns, since_ns)
+        left_ns = bound_ns - ran_ns
+        # A run past its bound is not "about to finish": the longer it is past it, the longer yet.
+        return max(left_ns, bound_ns >> 3, -left_ns)
+
+    def work_ns(self, now_ns: int, since_ns: int) -> int:
         """Upper time until everything admitted here has ended, were the lane its own."""
-        left_ns = self.residual_ns(now_ns, service)
-        for job in self.queue:
-            left_ns += service(job)
+        left_ns = self.residual_ns(now_ns, since_ns)
+        for placed in self.queue:
+            left_ns += placed.estimate.upper_ns
         return left_ns
 
-    def begin(self, now_ns: int, job: Job) -> None:
-        """The job runs from now on."""
-        self.running, self.started_ns, self._higher = job, now_ns, []
-
-    def end(self, now_ns: int) -> Job | None:
-        """The run has ended; what was on deck runs. Return the job that ended."""
-        ended = self.running
-        self.running = None
-        if self.deck is not None:
-            deck, self.deck = self.deck, None
-            self.begin(now_ns, deck)
-        return ended
+    # What higher work took ---------------------------------------------------------------------
 
     def interrupted(self, start_ns: int, end_ns: int) -> None:
         """Higher work had the lane from `start_ns` to `end_ns`."""
-        if self.running is not None:
-            self._higher.append((start_ns, end_ns))
+        if self.running is None:
+            return
+        spans = self._higher
+        # A critical run inside a standard one is one interruption of what lies below both.
+        while spans and spans[-1][1] >= start_ns and spans[-1][0] <= end_ns:
+            start, end = spans.pop()
+            start_ns, end_ns = min(start_ns, start), max(end_ns, end)
+        spans.append((start_ns, end_ns))
 
-    def preempted_ns(self, start_ns: int, end_ns: int) -> int:
-        """How much of the span higher work had the lane: that is not this run's doing."""
-        spans = ((max(start_ns, a), min(end_ns, b)) for a, b in self._higher)
-        return sum(b - a for a, b in spans if b > a)
+    def preempted_ns(self, start_ns: int, end_ns: int, since_ns: int) -> int:
+        """How much of the span higher work had the lane: that is not this run's doing.
+
+        `since_ns` is when higher work began that runs still; `end_ns` or later: none.
+        """
+        lost_ns = 0
+        if since_ns < end_ns:
+            lost_ns = end_ns - max(start_ns, since_ns)
+            end_ns = since_ns
+        for start, end in self._higher:
+            start, end = max(start, start_ns), min(end, end_ns)  # noqa: PLW2901 - cut to the span
+            if end > start:
+                lost_ns += end - start
+        return lost_ns

@@ -37,6 +37,7 @@ from tidsram.serve.messages import (
     Pool,
     WorkerLost,
     WorkerReady,
+    WorkerSpared,
     receive,
     send,
 )
@@ -51,8 +52,10 @@ MAX_CONNECTIONS = 4096
 HEAD_TIME_NS = 10 * SECOND  # for a head that has begun to arrive
 DISCARD_LIMIT = 16 << 20  # a refused body longer than this costs the connection
 SWEEP_S = 0.02
+SYNC_S = 1.0  # for a worker to end an earlier gate's run, and as long again as it takes
 COLLECT_S = 10.0
 SCRATCH_BYTES = 1 << 18
+_NO_HEAD = bytes(SCRATCH_BYTES + 1)  # longer than what can arrive, so it is never recognised
 
 
 class Link:
@@ -64,7 +67,8 @@ class Link:
         self.served, self.lane, self.pid = served, ready.lane, ready.pid
         self.jobs, self.tickets = jobs, tickets
         self.warm_up_ns = ready.warm_up_ns
-        self.synced = False
+        self.synced = False  # it has ended whatever an earlier gate gave it
+        self.welcome = False
 
     def close(self) -> None:
         """Let go of the worker."""
@@ -136,7 +140,7 @@ class Asker(asyncio.BufferedProtocol):
         self.request: Request | None = None
         self.since_ns = 0  # when what is being received began, 0 when nothing is
         self._pending = b""  # the start of a head, or what came while a request is in flight
-        self._head_bytes = b"\0"  # the last head and what it means
+        self._head_bytes = _NO_HEAD  # the last head and what it means
         self._head: Head | None = None
         self._served: Served | None = None
         self.asked: tuple[Served, int, bytes] | None = None  # the last JSON and what it means
@@ -144,6 +148,7 @@ class Asker(asyncio.BufferedProtocol):
         self._body: memoryview | None = None
         self._discard = 0
         self._close_after = False
+        self._choked = False  # it does not read its answers
 
     # receive --------------------------------------------------------------------------------------
 
@@ -173,13 +178,15 @@ class Asker(asyncio.BufferedProtocol):
         size = len(self._head_bytes)
         if nbytes >= size and scratch.startswith(self._head_bytes):
             assert self._head is not None
-            self._head_arrived(self._head, self._gate.scratch_view[size:nbytes])
+            beyond = self._head_arrived(self._head, self._gate.scratch_view[size:nbytes])
+            if beyond:
+                self.feed(beyond)
         else:
             self.feed(bytes(scratch[:nbytes]))
 
     def feed(self, data: bytes) -> None:
         """Take bytes that did not come as one familiar head with its body."""
-        while data and self.transport is not None:
+        while data and self.transport is not None and not self.transport.is_closing():
             if self._discard:
                 taken = min(self._discard, len(data))
                 self._discard -= taken
@@ -187,7 +194,7 @@ class Asker(asyncio.BufferedProtocol):
                 if not self._discard:
                     self._refused_body_gone()
                 continue
-            if self.request is not None:  # a pipelined request waits its turn
+            if self.request is not None or self._choked:  # a pipelined request waits its turn
                 self._pending += data
                 if len(self._pending) > JSON_LIMIT:
                     self.transport.pause_reading()
@@ -204,6 +211,7 @@ class Asker(asyncio.BufferedProtocol):
             except RequestError as error:
                 self._hang_up(400, error.reason, str(error))
                 return
+            self._gate.rest_came(self)
             self._head_bytes, self._head = data[:end], head
             self._served = self._gate.find_served(head)
             data = self._head_arrived(head, memoryview(data)[end:])
@@ -267,7 +275,10 @@ class Asker(asyncio.BufferedProtocol):
 
     def _answer_page(self, head: Head, body: memoryview) -> None:
         status, content, kind = self._gate.pages.page(head)
-        self.send(http.page(status, content, keep_alive=head.keep_alive, kind=kind))
+        if head.method == "HEAD":
+            self.send(http.page_head(status, content, keep_alive=head.keep_alive, kind=kind))
+        else:
+            self.send(http.page(status, content, keep_alive=head.keep_alive, kind=kind))
         self._skip_body(head, len(body))
 
     def _skip_body(self, head: Head, received: int) -> None:
@@ -312,11 +323,27 @@ class Asker(asyncio.BufferedProtocol):
             return
         if self._close_after:
             self.transport.close()
-        elif self._pending:
-            data, self._pending = self._pending, b""
-            if not self.transport.is_reading():
-                self.transport.resume_reading()
-            self.feed(data)
+        elif self._pending and not self._choked:
+            self._go_on()
+
+    def pause_writing(self) -> None:
+        """Read no further questions of an asker that does not read its answers."""
+        self._choked = True
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with an asker that reads again."""
+        self._choked = False
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            if self.request is None and self._pending:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        data, self._pending = self._pending, b""
+        if not self.transport.is_reading():
+            self.transport.resume_reading()
+        self.feed(data)
 
     def abandon_body(self) -> None:
         """Stop writing into a slot; what still comes of the body cannot be told from a head."""
@@ -443,6 +470,7 @@ class Gate:
             reason = Reason.TOO_LARGE
             sentence = (
                 f"the question brings {tensors} bytes of tensors; {served.name} takes {served.room}"
+                f"; check the inputs' shapes and the Inference-Header-Content-Length header"
             )
         else:
             request.slot = slots.take(request, request.number, now_ns, request.deadline_ns)
@@ -598,16 +626,20 @@ class Gate:
         now_ns = clock.now_ns()
         status, slot, generation, started_ns, ended_ns, _ = DONE.unpack_from(message)
         served = link.served
+        if status == wire.SYNCED:
+            link.synced = True
+            self._welcome(served)
+            return
+        if not link.synced:
+            return  # an earlier gate's
         if status == wire.PROBED:
             self._do(self._scheduler.probed(now_ns, served.name, link.lane, ended_ns - started_ns))
-            return
-        if status == wire.SYNCED:
-            self._link_synced(link, now_ns)
+            self._timer.arm(self._scheduler.next_wake_ns)
             return
         assert served.slots is not None
         request = served.slots.holder[slot]
         if request is None or request.generation != generation:
-            return  # an earlier gate's, or one that was given up
+            return  # one that was given up
         self._note_run(request, link.lane, started_ns, ended_ns)
         number = request.number
         lane_first = self._scheduler.has_waiting(link.lane)
@@ -774,6 +806,7 @@ class Gate:
         self._receiving.discard(asker)
         request, asker.request = asker.request, None
         if request is None or request.told:
+            self._leave_if_drained()
             return
         request.told, request.asker = True, None
         request.served.row.count(Reason.ASKER_LEFT)
@@ -792,12 +825,17 @@ class Gate:
             served.spec, served.room = message.spec, message.layout.input_bytes
             served.slots = Slots(fds[0], message.layout, self._first_generation)
             os.close(fds[0])
+            self._welcome(served)
         elif isinstance(message, WorkerReady):
             self._greet(message, fds)
         elif isinstance(message, WorkerLost):
             link = self._served[message.decision].links.get(message.lane)
             if link is not None and link.pid == message.pid:
                 self._lose(link)
+        elif isinstance(message, WorkerSpared):
+            now_ns = clock.now_ns()
+            self._do(self._scheduler.spared(now_ns, message.decision, message.lane))
+            self._timer.arm(self._scheduler.next_wake_ns)
         elif isinstance(message, Drain):
             self._draining = self.pages.draining = True
             self._do(self._scheduler.draining(clock.now_ns()))
@@ -806,7 +844,7 @@ class Gate:
             self._done.set_result(None)  # the supervisor is gone
 
     def _greet(self, ready: WorkerReady, fds: list[int]) -> None:
-        """Meet a worker. It is ready once it has ended what an earlier gate gave it."""
+        """Meet a worker, and have it say when it has ended what an earlier gate gave it."""
         jobs, tickets = (socket.socket(fileno=fd) for fd in fds)
         jobs.setblocking(False)
         tickets.setblocking(False)
@@ -815,13 +853,24 @@ class Gate:
         served.links[ready.lane] = link
         self._loop.add_reader(jobs.fileno(), self._run_ended, link)
         jobs.send(JOB.pack(wire.SYNC, 0, self._first_generation, 0))
+        self._loop.call_later(SYNC_S + 2 * max(link.warm_up_ns) / SECOND, self._give_up, link)
 
-    def _link_synced(self, link: Link, now_ns: int) -> None:
-        if not link.synced:
-            link.synced = True
-            self._do(
-                self._scheduler.worker_ready(now_ns, link.served.name, link.lane, link.warm_up_ns)
-            )
+    def _give_up(self, link: Link) -> None:
+        if not link.synced and link.served.links.get(link.lane) is link:
+            send(self._control, WorkerLost(link.served.name, link.lane, link.pid, kill=True))
+
+    def _welcome(self, served: Served) -> None:
+        """Let a decision's workers begin when none still writes to an earlier gate's slots."""
+        links = served.links.values()
+        if served.slots is None or not all(link.synced for link in links):
+            return
+        now_ns = clock.now_ns()
+        for link in links:
+            if not link.welcome:
+                link.welcome = True
+                self._do(
+                    self._scheduler.worker_ready(now_ns, served.name, link.lane, link.warm_up_ns)
+                )
 
     def _lose(self, link: Link) -> None:
         """A worker is gone: each of its requests gets its outcome now."""
@@ -830,7 +879,9 @@ class Gate:
         link.close()
         del served.links[link.lane]
         self._do(self._scheduler.worker_lost(clock.now_ns(), served.name, link.lane))
-        assert served.slots is not None
+        self._welcome(served)
+        if served.slots is None:
+            return
         for request in served.slots.holder:
             if request is not None and request.lane == link.lane and request.told:
                 self._requests.pop(request.number, None)
@@ -839,7 +890,6 @@ class Gate:
 
     def _leave_if_drained(self) -> None:
         if self._draining and self._scheduler.idle and not self._done.done():
-            # What was just written is still in uvloop's hands: leave one turn later.
             self._loop.call_soon(self._close)
 
     def _close(self) -> None:
@@ -848,7 +898,8 @@ class Gate:
         for asker in list(self._askers):
             if asker.transport is not None:
                 asker.transport.close()
-        if not self._done.done():
+        # Those who still read their answer are waited for; the supervisor knows for how long.
+        if not self._askers and not self._done.done():
             self._done.set_result(None)
 
     def _next_number(self) -> int:

@@ -78,6 +78,8 @@ def _read(collector: _Collector) -> Head:
         headers[name] = value
     if b"transfer-encoding" in headers:
         raise _bad("send Content-Length: a chunked body has no length to plan for")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise _bad("send the body uncompressed: Content-Encoding is not read")
     content_bytes = _count(headers, b"content-length", 0)
     json_bytes = _count(headers, b"inference-header-content-length", -1)
     if json_bytes > content_bytes:
@@ -85,8 +87,6 @@ def _read(collector: _Collector) -> Head:
             f"Inference-Header-Content-Length is {json_bytes}, but the body has {content_bytes} "
             f"bytes; it counts the JSON before the tensors"
         )
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise _bad("send the body uncompressed: Content-Encoding is not read")
     return Head(
         method=collector.method.decode(),
         path=_path(collector.url),
@@ -157,13 +157,17 @@ def answer_head(json: bytes, tensors: list[memoryview], *, keep_alive: bool) -> 
 
 def page(status: int, body: bytes, *, keep_alive: bool, kind: bytes = b"application/json") -> bytes:
     """Frame any other answer."""
+    return page_head(status, body, keep_alive=keep_alive, kind=kind) + body
+
+
+def page_head(status: int, body: bytes, *, keep_alive: bool, kind: bytes) -> bytes:
+    """Return the head of an answer: all of it, where the asker's method was HEAD."""
     close = b"" if keep_alive else b"Connection: close\r\n"
-    return b"HTTP/1.1 %b\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+    return b"HTTP/1.1 %b\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n" % (
         _STATUS[status],
         kind,
         close,
         len(body),
-        body,
     )
 
 

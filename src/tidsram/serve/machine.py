@@ -19,6 +19,7 @@ _TFD_TIMER_ABSTIME = 1
 _ITIMERSPEC = struct.Struct("=qqqq")
 
 FIFO_PRIORITY = {Criticality.CRITICAL: 20, Criticality.STANDARD: 10}
+FIFO_GATE = 30  # only where it has no core of its own
 NICE = {Criticality.CRITICAL: -20, Criticality.STANDARD: 0}
 GATE_NICE = -20
 LOADING_NICE = 10
@@ -78,11 +79,38 @@ def set_class(pid: int, criticality: Criticality, *, fifo: bool) -> bool:
     return True
 
 
+def put_first(pid: int) -> bool:
+    """Let the gate go before the workers on a core they share; False where not allowed."""
+    try:
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(FIFO_GATE))
+    except PermissionError:
+        return False
+    return True
+
+
 def _lane_threads(pid: int) -> list[int]:
     """Return the threads that have the main thread's cores: not the one that takes tickets."""
     cores = os.sched_getaffinity(pid)
     threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208
     return [pid] + [t for t in threads if t != pid and os.sched_getaffinity(t) == cores]
+
+
+def is_runnable(pid: int) -> bool:
+    """Whether the process's main thread has or waits for a core: not stopped, not asleep."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - one read, no path object
+            return stat.read().rpartition(b")")[2].split()[0] == b"R"
+    except OSError:
+        return False
+
+
+def cpu_ns(pid: int) -> int:
+    """Return the time that the process's main thread has had a core; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as stat:  # noqa: PTH123
+            return int(stat.read().split()[0])
+    except OSError:
+        return 0
 
 
 class DeadlineTimer:

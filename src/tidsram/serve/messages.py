@@ -88,11 +88,21 @@ class WorkerLost(Struct, frozen=True, tag=True):
     kill: bool = False
 
 
+class WorkerSpared(Struct, frozen=True, tag=True):
+    """Supervisor → gate: it did not get the core it needed to stop, so it was not killed."""
+
+    decision: str
+    lane: int
+    pid: int
+
+
 class Drain(Struct, frozen=True, tag=True):
     """Supervisor → gate: refuse new requests, finish what was promised, then leave."""
 
 
-Message = Load | Loaded | Refused | Pool | Ready | Open | WorkerReady | WorkerLost | Drain
+Message = (
+    Load | Loaded | Refused | Pool | Ready | Open | WorkerReady | WorkerLost | WorkerSpared | Drain
+)
 _decoder = msgspec.msgpack.Decoder(Message)
 _encode = msgspec.msgpack.encode
 _M = TypeVar("_M")

@@ -38,7 +38,7 @@ class Pages:
         if head.method == "POST":
             known = self._model_page(head.path)[0] != 404
             return (405 if known else 404), self._unknown(head.path), JSON
-        if head.method != "GET":
+        if head.method not in ("GET", "HEAD"):
             told = oip.encode_error(Reason.INVALID, f"{head.method} is not served here; GET is", {})
             return 405, told, JSON
         if head.path == "/metrics":

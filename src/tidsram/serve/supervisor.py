@@ -10,6 +10,7 @@ import contextlib
 import errno
 import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -36,6 +37,7 @@ from tidsram.serve.messages import (
     Refused,
     WorkerLost,
     WorkerReady,
+    WorkerSpared,
     receive,
     send,
 )
@@ -44,13 +46,14 @@ from tidsram.serve.slots import count_taken
 from tidsram.units import SECOND
 
 RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the nth restart in a row that did not hold
-HELD_NS = 10 * SECOND  # a process that lived this long has held
+HELD_NS = SECOND  # a process that served this long has held
 LOAD_TIME_S = 120.0
 BUSY_WINDOW_S = 0.25
 BUSY_PARTS = 4  # the last second
 FIFO_BELOW = 0.8  # of the lane: beyond, the kernel's throttle would freeze it
 DRAIN_SLACK_S = 1.0
-RTTIME_US = 2_000_000
+RTTIME_US = 5_000_000  # at FIFO without ever blocking: the last guard against a spinning worker
+STARVED_S = 0.01  # a runnable worker that gets less than half of this is kept from stopping
 
 Say = Callable[[str], None]
 
@@ -77,7 +80,7 @@ class Process:
         self.tickets: socket.socket | None = None
         self.warm_up_ns: tuple[int, ...] = ()
         self.ready = False
-        self.started_ns = 0
+        self.ready_ns = 0  # since when; 0 before
         self.failures = 0
 
     @property
@@ -136,7 +139,11 @@ class Supervisor:
 
     def _read_models(self) -> None:
         for name, decision in self._estate.decisions.items():
-            self._pools[name] = Pooled(decision, read_model(self._folder / decision.bundle))
+            path = self._folder / decision.bundle
+            data = read_model(path)
+            if not data:
+                raise ModelRefused(str(path), "the file is empty", "Export or copy it again.")
+            self._pools[name] = Pooled(decision, data)
 
     def _open_doors(self) -> None:
         if self._site.http:
@@ -150,9 +157,10 @@ class Supervisor:
                     f"without asking who asks. Use 127.0.0.1 unless this network is yours alone."
                 )
         path = Path(self._site.unix or Path(self._estate.state) / f"{self._site.name}.sock")
-        self._unix_path = self._folder / path
-        self._listeners.append(_listen_unix(self._unix_path))
-        self._endpoints += (f"unix:{self._unix_path}",)
+        at = self._folder / path
+        self._listeners.append(_listen_unix(at))
+        self._unix_path = at  # ours from here on, to be taken away at the end
+        self._endpoints += (f"unix:{at}",)
 
     def _make_metrics(self) -> None:
         size = metrics_bytes(len(self._estate.decisions), len(self._lanes))
@@ -180,7 +188,7 @@ class Supervisor:
         worker.tickets, tickets = _pair()
         label = (worker.decision.name, str(worker.lane))
         worker.popen = _spawn("tidsram.serve.worker", theirs, *label)
-        worker.started_ns = clock.now_ns()
+        worker.ready_ns = 0
         load = Load(
             worker.decision.name,
             worker.decision.bundle,
@@ -244,7 +252,7 @@ class Supervisor:
         send(worker.control, pooled.message, (pooled.fd,))
 
     def _worker_ready(self, worker: Process) -> None:
-        worker.ready = True
+        worker.ready, worker.ready_ns = True, clock.now_ns()
         self._classify(worker)
         self._introduce(worker)
         if not self._announced and all(w.ready for w in self._workers):
@@ -288,6 +296,9 @@ class Supervisor:
         assert worker.decision is not None
         fifo = self._fifo[worker.lane]
         granted = machine.set_class(worker.pid, worker.decision.criticality, fifo=fifo)
+        if self._scheduling == "auto":  # a lane left at FIFO for so long has nobody watching it
+            with contextlib.suppress(OSError):
+                resource.prlimit(worker.pid, resource.RLIMIT_RTTIME, (RTTIME_US, RTTIME_US))
         if not granted and self._granted:
             self._granted = False
             self._say(
@@ -306,7 +317,9 @@ class Supervisor:
         gate.popen = _spawn("tidsram.serve.gate", theirs)
         theirs.close()
         os.sched_setaffinity(gate.pid, self._housekeeping)
-        gate.started_ns = clock.now_ns()
+        if any(core in lane.cores for lane in self._lanes for core in self._housekeeping):
+            machine.put_first(gate.pid)
+        gate.ready_ns = clock.now_ns()
         opened = Open(
             self._estate,
             self._site.name,
@@ -317,12 +330,13 @@ class Supervisor:
         )
         listening = tuple(listener.fileno() for listener in self._listeners)
         self._to_gate(opened, (self._metrics_fd, *listening))
-        for pooled in self._pools.values():
-            if pooled.message is not None:
-                self._to_gate(pooled.message, (pooled.fd,))
+        # Workers before slots: the gate must know all who may still write to a slot.
         for worker in self._workers:
             if worker.ready:
                 self._introduce(worker)
+        for pooled in self._pools.values():
+            if pooled.message is not None:
+                self._to_gate(pooled.message, (pooled.fd,))
         self._watch(gate, self._gate_says, self._gate_ended)
 
     def _gate_says(self, gate: Process) -> None:
@@ -331,16 +345,35 @@ class Supervisor:
         if isinstance(message, WorkerLost):
             for worker in self._workers:
                 if worker.popen is not None and worker.pid == message.pid:
-                    self._say(f"{message.decision}: worker {message.pid} did not stop; killing it")
-                    worker.popen.kill()
+                    self._kill_unless_starved(worker, message)
         elif message is None:
             asyncio.get_running_loop().remove_reader(gate.control.fileno())
+
+    def _kill_unless_starved(self, worker: Process, asked: WorkerLost) -> None:
+        """End a worker that did not stop when told, if it had the core to do so."""
+        pid, before_ns = worker.pid, machine.cpu_ns(worker.pid)
+
+        def decide() -> None:
+            had_ns = machine.cpu_ns(pid) - before_ns
+            if worker.popen is None or worker.pid != pid:
+                return
+            if runnable and had_ns < STARVED_S * SECOND / 2:
+                self._to_gate(WorkerSpared(asked.decision, asked.lane, pid), ())
+                return
+            self._say(f"{asked.decision}: worker {pid} did not stop; killing it")
+            worker.popen.kill()
+
+        runnable = machine.is_runnable(pid)
+        if runnable:
+            asyncio.get_running_loop().call_later(STARVED_S, decide)
+        else:
+            decide()
 
     def _gate_ended(self, gate: Process) -> None:
         code = gate.popen.wait() if gate.popen else 0
         assert gate.control is not None
         gate.control.close()
-        if self._draining:
+        if self._draining or (self._over is not None and self._over.done()):
             self._finish()
             return
         lost = self._count_lost()
@@ -362,7 +395,9 @@ class Supervisor:
         return lost
 
     def _to_gate(
-        self, message: Open | Pool | WorkerReady | WorkerLost | Drain, fds: tuple[int, ...]
+        self,
+        message: Open | Pool | WorkerReady | WorkerLost | WorkerSpared | Drain,
+        fds: tuple[int, ...],
     ) -> None:
         # A gate that has just ended gets everything anew when it is started again.
         if self._gate.control is not None:
@@ -414,7 +449,7 @@ class Supervisor:
 
     @staticmethod
     def _next_wait(child: Process) -> float:
-        held = clock.now_ns() - child.started_ns > HELD_NS
+        held = child.ready_ns and clock.now_ns() - child.ready_ns > HELD_NS
         child.failures = 0 if held else min(child.failures + 1, len(RESTART_S) - 1)
         return RESTART_S[max(0, child.failures - 1)]
 

@@ -1,0 +1,126 @@
+"""Any sequence of events, also such as no simulation would bring: late timers, sudden losses."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tidsram.estate.types import Criticality
+from tidsram.schedule.estimate import Estimate
+from tidsram.schedule.scheduler import Policy
+from tidsram.testing import PROBE, FixedEstimate, Shell
+from tidsram.units import MS, SECOND
+
+NAMES, BOUNDS_NS, LANES = ("a", "b", "c"), (5 * MS, 12 * MS, 30 * MS), 2
+PICK = st.integers(0, 99)
+
+
+class AnyEvents(RuleBasedStateMachine):
+    """The shell checks every action as it carries it out; here events come in any order."""
+
+    @initialize(
+        criticalities=st.tuples(*[st.sampled_from(list(Criticality))] * len(NAMES)),
+        newest=st.booleans(),
+        estimate=st.sampled_from([Estimate, FixedEstimate]),
+    )
+    def open(self, criticalities, newest, estimate):
+        queue = "newest" if newest else "edf"
+        policies = [Policy(n, c, queue=queue) for n, c in zip(NAMES, criticalities, strict=True)]
+        self.node = Shell(*policies, lanes=LANES, estimate=estimate)
+        for name, bound_ns in zip(NAMES, BOUNDS_NS, strict=True):
+            for lane in range(LANES):
+                self.node.ready(name, bound_ns, lane=lane)
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        budget_ns=st.integers(1, 200).map(lambda ms: ms * MS),
+        order=st.tuples(st.integers(0, 1), st.integers(1, 2)),
+        stream=st.sampled_from(["", "", "left", "right"]),
+    )
+    def ask(self, name, budget_ns, order, stream):
+        self.node.ask(name, budget_ns, order=order, stream=stream)
+
+    @rule(after_ns=st.sampled_from([1, MS, 7 * MS, 40 * MS, 2 * SECOND]))
+    def wait(self, after_ns):
+        self.node.wait_until(self.node.now_ns + after_ns)
+
+    @rule(after_ns=st.sampled_from([MS, 40 * MS]))
+    def wait_without_a_timer(self, after_ns):
+        self.node.now_ns += after_ns
+
+    @rule()
+    def tick(self):
+        self.node.tick()
+
+    @precondition(lambda self: any(self.node.runs.values()))
+    @rule(pick=PICK, ok=st.booleans(), ran_ns=st.sampled_from([1, 4 * MS, 20 * MS]))
+    def run_ends(self, pick, ok, ran_ns):
+        busy = [(key, jobs[0]) for key, jobs in self.node.runs.items() if jobs]
+        (lane, _), job = busy[pick % len(busy)]
+        if job.job_id == PROBE:
+            self.node.probe_ended(job.decision, ran_ns, lane)
+        elif ok:
+            self.node.end(job.job_id, started_ns=self.node.now_ns - ran_ns)
+        else:
+            self.node.fail(job.job_id)
+
+    @precondition(lambda self: self.node.up)
+    @rule(pick=PICK)
+    def lose(self, pick):
+        up = sorted(self.node.up)
+        self.node.lose(*up[pick % len(up)])
+
+    @precondition(lambda self: len(self.node.up) < len(NAMES) * LANES)
+    @rule(pick=PICK)
+    def restart(self, pick):
+        every = {(name, lane) for name in NAMES for lane in range(LANES)}
+        down = sorted(every - self.node.up)
+        name, lane = down[pick % len(down)]
+        self.node.ready(name, BOUNDS_NS[NAMES.index(name)], lane=lane)
+
+    @precondition(lambda self: self.node.jobs)
+    @rule(pick=PICK)
+    def leave(self, pick):
+        self.node.leave(pick % len(self.node.jobs))
+
+    @rule(really=PICK)
+    def drain(self, really):
+        if really == 0:
+            self.node.drain()
+
+    @invariant()
+    def queues_are_in_order_and_wait_behind_a_run(self):
+        for levels in self.node.scheduler._lanes:
+            for level in levels:
+                keys = [placed.urgency for placed in level.queue]
+                assert keys == sorted(keys)
+                assert level.running is not None or not (level.queue or level.deck)
+
+    @invariant()
+    def next_wake_is_not_after_any_open_deadline(self):
+        open_ns = [j.deadline_ns for n, j in self.node.jobs.items() if n not in self.node.reasons]
+        wake_ns = self.node.scheduler.next_wake_ns
+
+        assert not open_ns or (wake_ns is not None and wake_ns <= min(open_ns))
+
+    @invariant()
+    def idle_means_that_nothing_is_open(self):
+        open_numbers = self.node.jobs.keys() - self.node.reasons.keys()
+        running = [j for jobs in self.node.runs.values() for j in jobs if j.job_id != PROBE]
+
+        assert self.node.scheduler.idle == (not open_numbers and not running)
+
+    def teardown(self):
+        """Let everything come to its end: nothing is left without an outcome."""
+        if not hasattr(self, "node"):
+            return
+        for name, lane in sorted(self.node.up):
+            self.node.lose(name, lane)
+        self.node.wait_until(self.node.now_ns + SECOND)
+
+        assert self.node.jobs.keys() == self.node.reasons.keys()
+        assert self.node.scheduler.idle
+        assert self.node.scheduler.next_wake_ns is None
+
+
+TestAnyEvents = AnyEvents.TestCase
+TestAnyEvents.settings = settings(stateful_step_count=80)
