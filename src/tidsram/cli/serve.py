@@ -12,6 +12,7 @@ from tidsram.estate.load import load_estate, quick_estate
 from tidsram.estate.placement import pick_site
 from tidsram.serve.supervisor import run_node
 
+
 def run(
     *,
     model: Path | None,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tidsram.protocol.tensors import ModelSpec
 
 Array = NDArray[np.generic]
+# A binding is each engine's own affair: made by `bind`, understood by `run`, Any in between.
 
 
 class RunAborted(Exception):
@@ -24,14 +25,14 @@ class Engine(Protocol):
 
     spec: ModelSpec
 
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Any:
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Any:  # noqa: ANN401
         """Prepare a run that reads and writes the given memory, in the spec's order.
 
         Arrays alias shared memory: every `run` sees what is in it then. An output given as None
         (its size depends on the data) is allocated by the engine and returned by `run`.
         """
 
-    def run(self, binding: Any, ticket: int) -> list[Array | None]:
+    def run(self, binding: Any, ticket: int) -> list[Array | None]:  # noqa: ANN401
         """Run once; return the outputs that `bind` left to the engine (None for the others).
 
         Raises RunAborted or RunFailed. `ticket` names this run for `abort`.
