@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime  # noqa: TID253 - a script of its own
+import onnxruntime
 from PIL import Image
 
 from tidsram.client.answer import Boxes, Mask, Reading, read

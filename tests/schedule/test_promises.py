@@ -18,7 +18,7 @@ NAMES, BOUNDS_NS = ("a", "b", "c"), (10, 25, 60)
 WARM_UP_NS = {name: (bound,) for name, bound in zip(NAMES, BOUNDS_NS, strict=True)}
 
 
-def node(*policies: Policy, lane_count: int = 1, return_ns: int = 0) -> Node:
+def node(*policies: Policy, lane_count: int = 1, return_ns: int = 1) -> Node:
     return Node(
         policies=policies,
         lane_count=lane_count,
@@ -32,7 +32,7 @@ def node(*policies: Policy, lane_count: int = 1, return_ns: int = 0) -> Node:
 @given(
     loads(NAMES, BOUNDS_NS, orders=((0, 1), (0, 2), (0, 3))),
     st.integers(1, 3),
-    st.integers(0, 20),
+    st.integers(1, 20),
 )
 @settings(max_examples=MANY)
 def test_promise_is_kept_when_every_run_keeps_its_bound(load, lane_count, return_ns):

@@ -45,13 +45,15 @@ def main() -> None:
 
 @app.command("demo")
 def _demo(
-    seconds: Annotated[int, typer.Option(min=1, max=3600, help="How long the judged, quiet part runs.")] = 20,
+    seconds: Annotated[
+        int, typer.Option(min=1, max=3600, help="How long the judged, quiet part runs.")
+    ] = 20,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the node running at the end.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Watch three decisions keep their budgets on this machine, and what happens when it is hard."""
+    """Watch three decisions keep their budgets here, and what happens when it is hard."""
     from tidsram.cli.demo import run
 
     raise typer.Exit(run(seconds=seconds, keep=keep, as_json=as_json))

@@ -19,6 +19,7 @@ SLOW_PARTS = 24
 SLOW_PART_NS = 3600 * SECOND
 GUARD = 1.05  # the estimate's own error: a quantile of 256 runs is itself a sample
 UNCALIBRATED = 1.5
+UNCALIBRATED_RUNS = 10  # the newest, warm-up runs included: a disturbed start is forgotten too
 
 
 class Estimate:
@@ -26,16 +27,15 @@ class Estimate:
 
     def __init__(self, objective: float, warm_up_ns: Sequence[int]) -> None:
         """Take the runs on zeros before any question came; at least one."""
-        # Below 0.99 the misses allowed are kept for the unforeseen, not spent on the forecast.
-        self._q = max(objective, 0.99)
-        self._largest_ns = max(warm_up_ns)
+        self._q = objective
+        self._first = deque(warm_up_ns, maxlen=UNCALIBRATED_RUNS)
         self._fast: deque[tuple[int, int]] = deque()
         self._sorted: list[int] = []
         self._last: deque[int] = deque(maxlen=FAST_RUNS)  # however long ago
         self._slow: deque[tuple[int, list[int]]] = deque()
         self._slow_sum = [0] * BUCKETS
         self._runs = 0
-        self.upper_ns = ceil(self._largest_ns * UNCALIBRATED)
+        self.upper_ns = ceil(max(warm_up_ns) * UNCALIBRATED)
         self.typical_ns = sorted(warm_up_ns)[len(warm_up_ns) // 2]
         self.newest_ns = 0  # when the last run was observed
 
@@ -48,6 +48,7 @@ class Estimate:
         """Take in one finished run."""
         self.newest_ns = now_ns
         self._runs += 1
+        self._first.append(service_ns)
         self._fast.append((now_ns, service_ns))
         insort(self._sorted, service_ns)
         self._last.append(service_ns)
@@ -69,11 +70,11 @@ class Estimate:
             newest_ns = self._bound_ns(sorted(self._last))
             self.upper_ns = int(min(newest_ns, self._slow_bound_ns(now_ns)) * GUARD)
         else:
-            largest = max(self._largest_ns, ordered[-1] if ordered else 0)
-            self.upper_ns = ceil(largest * UNCALIBRATED)
+            self.upper_ns = ceil(max(self._first) * UNCALIBRATED)
 
     def _bound_ns(self, ordered: Sequence[int]) -> int:
-        return ordered[ceil(len(ordered) * self._q) - 1]
+        # The largest is never believed alone: one hiccup must not refuse for ten seconds.
+        return ordered[min(ceil(len(ordered) * self._q), len(ordered) - 1) - 1]
 
     def _add_slow(self, now_ns: int, service_ns: int) -> None:
         part = now_ns // SLOW_PART_NS
