@@ -1,0 +1,34 @@
+"""`python -m bench`: measure everything and renew docs/benchmarks.md.
+
+`--quick` makes it a few minutes of smoke test; its figures are not for publishing.
+"""
+
+import argparse
+import subprocess
+import sys
+
+from bench import report
+
+QUICK = {
+    "bench.overhead": ["--requests", "2500", "--blocks", "5"],
+    "bench.overload": ["--seconds", "3", "--repeats", "1"],
+}
+
+
+def main() -> None:
+    """Run each measurement in a process of its own, so none inherits another's settings."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    for module, arguments in QUICK.items():
+        command = [sys.executable, "-m", module, *(arguments if quick else [])]
+        if status := subprocess.run(command, check=False).returncode:
+            raise SystemExit(status)
+    if quick:
+        print("quick: docs/benchmarks.md is left as it is", file=sys.stderr)
+    else:
+        report.main()
+
+
+if __name__ == "__main__":
+    main()
