@@ -82,6 +82,10 @@ class AnyEvents(RuleBasedStateMachine):
     def leave(self, pick):
         self.node.leave(pick % len(self.node.jobs))
 
+    @rule(name=st.sampled_from(NAMES), lane=st.integers(0, LANES - 1))
+    def spare(self, name, lane):
+        assert self.node.scheduler.spared(self.node.now_ns, name, lane) == []
+
     @rule(really=PICK)
     def drain(self, really):
         if really == 0:

@@ -322,3 +322,36 @@ def test_run_stopped_within_its_bound_teaches_nothing():
 
     assert node.scheduler.estimate("a", 0).upper_ns == 2 * MS * UNCALIBRATED
     assert node.scheduler.estimate("a", 0).newest_ns == 0
+
+
+def node_after_two_spikes() -> Shell:
+    """Two slow runs that bound a decision at 99.9 %; eleven seconds later the window is empty."""
+    node = node_with(Policy("a", objective=0.999), Policy("b"))
+    estimate = node.scheduler.estimate("a", 0)
+    for run_ns in [1 * MS] * 4000 + [50 * MS] * 2:
+        node.now_ns += 1 * MS
+        estimate.observe(node.now_ns, run_ns)
+    node.now_ns += 11 * SECOND
+    return node
+
+
+def test_refusal_drops_what_is_too_old_even_on_a_busy_lane():
+    """There is no idle moment to measure anew, but the old runs are forgotten all the same."""
+    node = node_after_two_spikes()
+    node.ask("b", 500 * MS)
+
+    node.ask("a", 20 * MS)
+    node.ask("a", 20 * MS)
+
+    assert node.reasons == {1: Reason.INFEASIBLE}
+
+
+def test_replaced_worker_is_not_bounded_by_runs_long_ago():
+    """What is too old is dropped when the new one is ready, not with the first refusal."""
+    node = node_after_two_spikes()
+    node.lose("a")
+    node.ready("a", 2 * MS)
+
+    node.ask("a", 20 * MS)
+
+    assert node.reasons == {}

@@ -195,6 +195,19 @@ def test_newest_of_a_stream_replaces_its_unstarted_older():
     assert served(node) == [0, 2]
 
 
+def test_end_of_an_older_frame_does_not_hide_the_newest():
+    """The first has run, the second still waits: the third replaces the second."""
+    node = shared_lane(Policy("a", queue="newest"), Policy("b"))
+    node.ask("a", 100 * MS, stream="camera")
+    node.ask("b", 50 * MS)
+    node.ask("a", 100 * MS, stream="camera")
+    node.end(0)
+
+    actions = node.ask("a", 100 * MS, stream="camera")
+
+    assert actions == [Evict(node.jobs[2], Reason.STALE)]
+
+
 def test_streams_replace_only_their_own():
     """Another camera's frame, and a question without a stream, stay."""
     node = Shell(Policy("a", queue="newest"))

@@ -127,6 +127,47 @@ def test_replaced_worker_keeps_what_was_learnt():
     assert node.scheduler.estimate("a", 0).upper_ns == 15 * MS
 
 
+def test_spared_worker_is_given_its_grace_again():
+    """The supervisor found that it had not had the core; if it still hangs, it is killed later."""
+    node = Shell(Policy("a"))
+    node.ready("a", 10 * MS)
+    node.ask("a", 30 * MS)
+    grace_ns = KILL_GRACE_NS + 10 * MS
+    assert Kill("a", 0) in node.wait_until(30 * MS + grace_ns)
+
+    assert node.scheduler.spared(node.now_ns, "a", 0) == []
+
+    assert node.wait_until(30 * MS + 2 * grace_ns - 1) == []
+    assert node.wait_until(30 * MS + 2 * grace_ns) == [Kill("a", 0)]
+
+
+def test_sparing_a_worker_that_obeyed_meanwhile_changes_nothing():
+    """Its run has ended, and another one goes on."""
+    node = Shell(Policy("a"))
+    node.ready("a", 10 * MS)
+    node.ask("a", 30 * MS)
+    node.wait_until(60 * MS)
+    node.ask("a", 500 * MS)
+    node.fail(0)
+
+    node.scheduler.spared(node.now_ns, "a", 0)
+
+    assert node.wait_until(500 * MS) == []
+
+
+def test_only_a_job_that_is_not_on_deck_waits_for_the_lane():
+    """What is on deck starts by itself; the gate need not hurry for it."""
+    node = Shell(Policy("a"))
+    node.ready("a", 10 * MS)
+
+    waiting = []
+    for _ in range(3):
+        node.ask("a", 500 * MS)
+        waiting.append(node.scheduler.has_waiting(0))
+
+    assert waiting == [False, False, True]
+
+
 def test_draining_node_is_idle_when_the_last_run_has_ended():
     """A probe under way keeps nobody from leaving."""
     node = Shell(Policy("a"), estimate=Estimate)
@@ -152,15 +193,27 @@ def test_idle_worker_is_probed_when_old_evidence_refuses():
 
 
 def test_fresh_evidence_is_not_probed():
-    """A run a moment ago says the same."""
-    node = Shell(Policy("a"), estimate=Estimate)
+    """A run a moment ago says the same; a second later it is old."""
+    node = Shell(Policy("a"))
     node.ready("a", 10 * MS)
     node.now_ns = 10 * SECOND
     node.ask("a", 50 * MS)
     node.end(0)
-    node.now_ns += PROBE_AFTER_NS
 
+    node.now_ns += PROBE_AFTER_NS
     assert len(node.ask("a", 1 * MS)) == 1
+    node.now_ns += 1
+    assert len(node.ask("a", 1 * MS)) == 2
+
+
+def test_uncalibrated_worker_is_probed_however_fresh_its_evidence():
+    """A disturbed warm-up must not refuse for a second what it could do."""
+    node = Shell(Policy("a"), estimate=Estimate)
+    node.ready("a", 10 * MS)
+    node.ask("a", 50 * MS)
+    node.end(0)
+
+    assert node.ask("a", 1 * MS)[1:] == [Probe("a", 0)]
 
 
 def test_busy_lane_is_not_probed():

@@ -122,6 +122,16 @@ def test_answer_at_the_very_deadline_is_a_miss():
     assert (result.decisions["a"].missed, result.decisions["a"].in_time) == (1, 1)
 
 
+def test_only_the_worker_that_hangs_hangs():
+    """A critical run in progress ends; the standard one below it is the one that is missed."""
+    load = [ask(0, budget_ms=30), ask(1, "c")]
+
+    result = play(fixed(STANDARD, CRITICAL), load, [Hung(at_ns=4 * MS, decision="a")])
+
+    assert result.decisions["c"].in_time == 1
+    assert result.decisions["a"].missed == 1
+
+
 def test_lost_worker_takes_its_run_along():
     """The asker hears it at that moment; what was done is wasted."""
     lost = Lost(at_ns=6 * MS, decision="a", ready_ns=20 * MS)

@@ -287,7 +287,7 @@ class Scheduler:
         actions.append(Reject(job, reason, seen.finish_ns, earliest_ns))
         for lane in lanes:
             estimate = self._estimates[job.decision, lane]
-            if estimate.newest_ns < now_ns - PROBE_AFTER_NS:
+            if not estimate.calibrated or estimate.newest_ns < now_ns - PROBE_AFTER_NS:
                 estimate.refresh(now_ns)
                 if not any(level.busy for level in self._lanes[lane][: rank + 1]):
                     refused = Job(0, job.decision, now_ns, job.deadline_ns, job.due_ns)
