@@ -20,19 +20,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tidsram.client.connection import Connection
 
 IDLE_S = 90
 MODEL = Path(__file__).parents[2] / "models" / "inspection" / "pcb_defect_fcn16_320_int8.onnx"
 
-ENGINE = """
-import pathlib, signal, sys
-from tidsram.engine import ort
-engine = ort.load(pathlib.Path(sys.argv[1]).read_bytes(), "model", 1)
-engine.warm_up(3)
-print("answered", flush=True)
-signal.pause()
-"""
 UNSILENCED = "import onnxruntime, signal; print('imported', flush=True); signal.pause()"
 TALKER = """
 import pathlib, os, signal, socket
@@ -182,6 +177,7 @@ class Watched:
 
     def __init__(self, records: Recorder, command: Sequence[str], room: Path) -> None:
         self._records, self._room = records, room
+        self.state = room / "state"
         for directory in ("home", "tmp", "state"):
             (room / directory).mkdir()
         # CI=true silences ONNX Runtime, and so does its own switch if the shell has it.
@@ -236,7 +232,7 @@ def watched(tmp_path_factory) -> Iterator[dict[str, Watched]]:
     """Start all three commands at once, so that the long ones idle beside other tests."""
     python = [sys.executable, "-c"]
     commands = {
-        "ours": [*python, ENGINE, str(MODEL)],
+        "ours": [sys.executable, "-m", "tidsram", "serve", str(MODEL), "--budget", "1s"],
         "bare": [*python, UNSILENCED],
         "talk": [*python, TALKER],
     }
@@ -275,10 +271,15 @@ def test_the_watch_sees_files_in_every_place(watched):
     assert sorted(talker.files) == sorted(f"{place}/left-behind" for place in places)
 
 
-def test_our_engine_sends_nothing_and_writes_nothing(watched):
-    """Load a real model, answer, idle through the time in which telemetry would have been sent."""
+def test_a_node_sends_nothing_and_writes_nothing(watched):
+    """Serve a real model, answer, idle through the time in which telemetry would have been sent."""
     ours = watched["ours"]
-    ours.wait_until_it_says("answered")
+    ours.wait_until_it_says("ready after")
+    with Connection(f"unix:{ours.state / '.tidsram' / 'local.sock'}") as node:
+        question = np.zeros((1, 320, 320, 2), np.float32)
+        (name,) = (tensor.name for tensor in node.metadata(MODEL.stem).inputs)
+        reply = node.ask(MODEL.stem, {name: question})
+    assert reply.outcome == "answered"
 
     ours.idle(IDLE_S)
 

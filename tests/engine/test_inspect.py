@@ -287,3 +287,10 @@ def test_outputs_that_a_runtime_would_not_write_are_refused(twice):
 def test_the_bool_of_onnx_is_the_bool_of_the_protocol():
     """Inspect one type apart from floats."""
     assert inspect_model(identity(BOOL), "m.onnx").inputs[0].datatype == "BOOL"
+
+
+def test_question_marks_name_no_size():
+    """Some exporters call every open size "?": two of them need not be equal."""
+    data = tiny_models.relu(["?", 3, "?", "?"])
+
+    assert shape_of(data, {"x": (1, 3, 48, 192)}) == (1, 3, 48, 192)

@@ -165,7 +165,8 @@ def _dim(what: str, dim: "onnx.TensorShapeProto.Dimension") -> int | str | None:
     if dim.dim_value > 0:
         return dim.dim_value
     _check_text(what, dim.dim_param)
-    return dim.dim_param or None  # some exporters write 0 or −1 for an open size
+    # Some exporters write 0 or −1 for an open size, others call every one of them "?".
+    return None if dim.dim_param == "?" else dim.dim_param or None
 
 
 def _check_text(what: str, name: str | bytes) -> None:

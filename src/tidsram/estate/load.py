@@ -121,13 +121,16 @@ def read_model(bundle: Path) -> bytes:
             raise ModelRefused(name, problem, "Set bundle to the .onnx file in it.")
         if bundle.stat().st_size > MAX_MODEL_BYTES:
             raise ModelRefused(name, "it is larger than 2 GiB", "Export a smaller model.")
-        return bundle.read_bytes()
+        data = bundle.read_bytes()
     except FileNotFoundError:
         problem = "there is no such file"
         raise ModelRefused(name, problem, "Put it there, or change bundle.") from None
     except OSError as error:
         problem = f"it cannot be read ({error.strerror or error})"
         raise ModelRefused(name, problem, "Let this user read it, or change bundle.") from None
+    if not data:
+        raise ModelRefused(name, "the file is empty", "Export or copy it again.")
+    return data
 
 
 _TOO_LARGE = f"is larger than {MAX_ESTATE_BYTES // 10**6} MB; an estate is a text of some kilobytes"

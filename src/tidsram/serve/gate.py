@@ -632,7 +632,10 @@ class Gate:
             return
         if not link.synced:
             return  # an earlier gate's
-        if status == wire.PROBED:
+        # A worker's stamps are its word: kept between the admission and now, whatever they say.
+        ended_ns = min(ended_ns, now_ns)
+        started_ns = min(started_ns, ended_ns)
+        if status == wire.PROBED or generation == 0:  # a probe that failed has ended too
             self._do(self._scheduler.probed(now_ns, served.name, link.lane, ended_ns - started_ns))
             self._timer.arm(self._scheduler.next_wake_ns)
             return
@@ -640,6 +643,8 @@ class Gate:
         request = served.slots.holder[slot]
         if request is None or request.generation != generation:
             return  # one that was given up
+        started_ns = max(started_ns, request.admitted_ns)
+        ended_ns = max(ended_ns, started_ns)
         self._note_run(request, link.lane, started_ns, ended_ns)
         number = request.number
         lane_first = self._scheduler.has_waiting(link.lane)

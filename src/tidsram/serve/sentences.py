@@ -9,7 +9,7 @@ from tidsram.units import US, show_ns
 SHUTTING_DOWN = "this node is shutting down; ask another"
 
 EVICTED = {
-    Reason.EVICTED: "more urgent work came before it and it can no longer make its deadline",
+    Reason.EVICTED: "earlier work took too long or more urgent work came: it cannot be in time now",
     Reason.STALE: "a newer question of the same stream has replaced it",
     Reason.WORKER_LOST: "the worker that had it is gone; another is being started, ask again",
 }

@@ -139,11 +139,7 @@ class Supervisor:
 
     def _read_models(self) -> None:
         for name, decision in self._estate.decisions.items():
-            path = self._folder / decision.bundle
-            data = read_model(path)
-            if not data:
-                raise ModelRefused(str(path), "the file is empty", "Export or copy it again.")
-            self._pools[name] = Pooled(decision, data)
+            self._pools[name] = Pooled(decision, read_model(self._folder / decision.bundle))
 
     def _open_doors(self) -> None:
         if self._site.http:
@@ -491,6 +487,11 @@ class Supervisor:
             f"lane {i}: cores {list(lane.cores)}" for i, lane in enumerate(self._lanes)
         )
         self._say(f"ready after {took_ms} ms; {lanes}; gate on cores {list(self._housekeeping)}")
+        if any(set(lane.cores) & set(self._housekeeping) for lane in self._lanes):
+            self._say(
+                "the lanes take every core, so the gate shares one with them, first in line: "
+                "other programs of this machine may stand still while decisions run"
+            )
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
