@@ -12,6 +12,8 @@ from bench import report
 QUICK = {
     "bench.overhead": ["--requests", "2500", "--blocks", "5"],
     "bench.overload": ["--seconds", "3", "--repeats", "1"],
+    "bench.overload_sim": ["--seconds", "20"],
+    "bench.node": ["--starts", "3", "--idle-seconds", "5", "--faults", "2"],
 }
 
 

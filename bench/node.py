@@ -177,8 +177,9 @@ def _faults(victim: Model, other: Model, signal_number: int, times: int) -> dict
         with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
             asked = pool.submit(_victim_asks, node.address, victim, seconds)
             beside = pool.submit(_other_asks, node.address, other, seconds, 2)
-            for _ in range(times):
-                time.sleep(FAULT_EVERY_S)
+            begun = time.monotonic()
+            for fault in range(1, times + 1):
+                time.sleep(max(0, begun + fault * FAULT_EVERY_S - time.monotonic()))
                 ready_ms.append(_lose(node, signal_number) * 1e3)
             run, noisy = asked.result(), beside.result()
     over_ms = (run.done - run.intended - VICTIM_BUDGET_NS) / 1e6

@@ -28,7 +28,12 @@ Result = Mapping[str, Any]
 def main() -> None:
     """Write a section and a plot for every result that exists."""
     PLOTS.mkdir(parents=True, exist_ok=True)
-    sections: dict[str, Callable[[Result], str]] = {"overhead": overhead, "overload": overload}
+    sections: dict[str, Callable[[Result], str]] = {
+        "overhead": overhead,
+        "overload": overload,
+        "overload_sim": overload_sim,
+        "node": node,
+    }
     for name, section in sections.items():
         path = OUT / f"{name}.json"
         if path.exists():
@@ -112,8 +117,8 @@ def overload(result: Result) -> str:
             "cell, the same instants for every server. Goodput is answers in time ÷ offered; the",
             "limit is capacity ÷ offered (at most 1), with the capacity that the same server",
             "showed in a saturated closed loop just before. Triton has a queue timeout, the best",
-            "of those tried, or a plain queue; its queue policy is known to stall in the server",
-            "that can be had from PyPI (triton-inference-server/server #8870 and #6796).",
+            "of those tried, or a plain queue. Its queue policy was seen to stall with requests",
+            "waiting, as triton-inference-server/server #8870 and #6796 describe.",
             "",
             _table(["capacity of", "answers per second"], capacities),
             "",
@@ -124,6 +129,93 @@ def overload(result: Result) -> str:
             _provenance(result),
         ]
     )
+
+
+def overload_sim(result: Result) -> str:
+    """Show the same in virtual time, where only the scheduling differs."""
+    beside = list(result["rows"][0]["beside"])
+    rows = [
+        [
+            f"{row['load']:.2f}",
+            f"{row['of_limit']:.4f}",
+            f"{row['missed_of_admitted']:.4f}",
+            f"{row['wasted']:.2%}",
+            f"{row['false_rejections']:.2%}",
+            *(f"{row['beside'][name]['of_limit']:.3f}" for name in beside),
+            f"{row['requests_per_second'] / 1e3:.0f} k",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["load", "ours", "missed of admitted", "wasted", "false rejections", *beside, "speed"]
+    return "\n".join(
+        [
+            "## The same, simulated",
+            "",
+            f"The scheduler that serves, in virtual time: Poisson, {result['service_us'] / 1e3} ms",
+            f"runs (cv {result['cv']:.0%}), budget {result['budget_us'] / 1e3:.0f} ms of which",
+            "0.5 ms is kept for the way back. Columns of policies are goodput ÷ limit. False",
+            "rejections: answers in time of one who knows every service time, less ours, ÷ offered.",
+            "Wasted: CPU time on answers nobody could use. A refused asker of ours has",
+            "its whole budget left; with a queue timeout it has at most what the timeout leaves.",
+            "Speed is simulated requests per second.",
+            "",
+            _table(head, rows),
+            "",
+            f"{result['date']}, {result['seconds']} s simulated per load.",
+            f"Command: `{result['command']}`.",
+        ]
+    )
+
+
+def node(result: Result) -> str:
+    """Show what a node costs beside its answers, and what losing a worker costs."""
+    start, idle, faults = result["start"], result["idle"], result["faults"]
+    memory = ", ".join(f"{name} {mb:.0f}" for name, mb in idle["memory_mb"].items())
+    rows = [
+        ["`tidsram serve` to ready, s", _spread_of(start["ready_s"], 2)],
+        ["… of which the model alone, s", f"{start['load_alone_s']:.2f}"],
+        ["`tidsram --help`, s", _spread_of(start["help_s"], 3)],
+        ["memory of each process (proportional), MB", memory],
+        ["idle: share of one core, all processes", f"{idle['core_share']:.2%}"],
+    ]
+    for way, gap in result["gap"].items():
+        told = f"≤ {gap['p50_us_at_most']:.0f} / ≤ {gap['p99_us_at_most']:.0f}"
+        rows.append([f"gap between runs, {way}, p50 / p99, µs", f"{told} ({gap['runs']} runs)"])
+    losses = [_loss(kind, fault) for kind, fault in faults.items()]
+    head = ["worker", "ready again, ms", "asked", "outcomes by HTTP status"]
+    head += ["latest outcome after its deadline, ms", "other decision in time, quiet", "meanwhile"]
+    return "\n".join(
+        [
+            "## A node by itself, and without a worker",
+            "",
+            _table(["what", "median (lowest–highest)"], rows),
+            "",
+            "Workers lost under load: 120 questions a second to a decision whose worker is killed",
+            "(SIGKILL) or hung (SIGSTOP), 100 a second to another on the same lane. Outcomes count",
+            "from the intended instant at the asker; 0 would be a request without an outcome.",
+            "",
+            _table(head, losses),
+            "",
+            _provenance(result),
+        ]
+    )
+
+
+def _loss(kind: str, fault: Result) -> list[str]:
+    victim, quiet, meanwhile = fault["victim"], *fault["other_in_time"].values()
+    return [
+        f"{kind}, {fault['times']} times",
+        _spread_of(fault["ready_again_ms"], 0),
+        str(victim["asked"]),
+        ", ".join(f"{count} × {status}" for status, count in victim["by_status"].items()),
+        f"{victim['latest_outcome_after_deadline_ms']:.2f}",
+        f"{quiet['in_time']:.4f}",
+        f"{meanwhile['in_time']:.4f} (≥ {meanwhile['at_least']:.4f} at 99 %)",
+    ]
+
+
+def _spread_of(spread: Result, digits: int) -> str:
+    return f"{spread['median']:.{digits}f} ({spread['min']:.{digits}f}–{spread['max']:.{digits}f})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
