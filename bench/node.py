@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--faults", type=int, default=10, help="of each kind")
     options = parser.parse_args(arguments)
     most_files()
-    tiny, shufflenet = make("tiny"), make("shufflenet")
+    tiny, shufflenet, steady = make("tiny"), make("shufflenet"), make("steady")
     result = {
         "command": " ".join(["python -m bench.node", *(arguments or sys.argv[1:])]),
         "date": today(),
@@ -101,8 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "start": _start(shufflenet, options.starts),
         "idle": _idle(tiny, options.idle_seconds),
         "gap": {
-            "on deck": _gap({"a": (shufflenet, "1 s")}, options.gap_requests),
+            "on deck": _gap({"a": (steady, "1 s")}, options.gap_requests),
             "through the gate": _gap(
+                {"a": (steady, "1 s"), "b": (steady, "1 s")}, options.gap_requests
+            ),
+            "through the gate, 600 KB a question": _gap(
                 {"a": (shufflenet, "1 s"), "b": (shufflenet, "1 s")}, options.gap_requests
             ),
         },
@@ -146,7 +149,7 @@ def _idle(model: Model, seconds: float) -> dict[str, Any]:
 
 def _gap(decisions: dict[str, tuple[Model, str]], requests: int) -> dict[str, Any]:
     """Keep the lane busy and return the gap between two runs, in µs, from the node's stamps."""
-    model = make("shufflenet")
+    model = next(iter(decisions.values()))[0]
     with Node(decisions) as node, settled(ASKER_CORE):
         with ProcessPoolExecutor(len(decisions), mp_context=get_context("fork")) as pool:
             jobs = [

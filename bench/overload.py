@@ -44,7 +44,7 @@ class Target:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a line per server and load, and write bench/out/overload.json."""
+    """Measure, print a line per server and load, and write bench/out/overload-MODEL.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20, help="of each load in each repeat")
     parser.add_argument("--repeats", type=int, default=3)
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for target in targets
         ],
     }
-    (OUT / "overload.json").write_text(json.dumps(result, indent=1))
+    (OUT / f"overload-{model.name}.json").write_text(json.dumps(result, indent=1))
     _print(result)
 
 

@@ -20,6 +20,10 @@ START = """# Benchmarks
 Measured by `python -m bench` on the machine named below each table; repeat them on yours. A dash
 stands where the sample was too small to claim that percentile with 99 % confidence.
 """
+BODY = {
+    "shufflenet": "A question brings 600 KB, which the gate and the asker move on one core.",
+    "steady": "A question brings 1 KB: the scheduling by itself.",
+}
 INK, OURS, PEER = "#222222", "#0b6e4f", "#9a9a9a"
 
 Result = Mapping[str, Any]
@@ -30,7 +34,8 @@ def main() -> None:
     PLOTS.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Callable[[Result], str]] = {
         "overhead": overhead,
-        "overload": overload,
+        "overload-shufflenet": overload,
+        "overload-steady": overload,
         "overload_sim": overload_sim,
         "node": node,
     }
@@ -106,12 +111,12 @@ def overload(result: Result) -> str:
     head = ["offered", "server", "goodput", "of the limit", "missed of admitted"]
     head += ["late of answered", "failed", "rejection notice p50 / p99, ms", "asker late p99, ms"]
     capacities = [[name, _spread(c, 0)] for name, c in result["capacities"].items()]
-    _plot_overload(result["rows"])
+    _plot_overload(result["rows"], result["model"])
     return "\n".join(
         [
-            "## More asked than one lane can do",
+            f"## More asked than one lane can do: `{result['model']}`",
             "",
-            f"`{result['model']}`, budget {result['budget_us'] / 1e3:.0f} ms, Poisson arrivals",
+            f"{BODY[result['model']]} Budget {result['budget_us'] / 1e3:.0f} ms, Poisson arrivals",
             "that do not wait for answers, latency from the intended instant; asker and server",
             f"share the machine. {result['repeats']} repeats of {result['seconds']:.0f} s per",
             "cell, the same instants for every server. Goodput is answers in time ÷ offered; the",
@@ -124,7 +129,7 @@ def overload(result: Result) -> str:
             "",
             _table([*head, "stolen"], rows),
             "",
-            "![goodput over offered load](plots/overload.svg)",
+            f"![goodput over offered load](plots/overload-{result['model']}.svg)",
             "",
             _provenance(result),
         ]
@@ -154,7 +159,7 @@ def overload_sim(result: Result) -> str:
             f"The scheduler that serves, in virtual time: Poisson, {result['service_us'] / 1e3} ms",
             f"runs (cv {result['cv']:.0%}), budget {result['budget_us'] / 1e3:.0f} ms of which",
             "0.5 ms is kept for the way back. Columns of policies are goodput ÷ limit. False",
-            "rejections: answers in time of one who knows every service time, less ours, ÷ offered.",
+            "rejections: what one answers who knows every service time, less ours, ÷ offered.",
             "Wasted: CPU time on answers nobody could use. A refused asker of ours has",
             "its whole budget left; with a queue timeout it has at most what the timeout leaves.",
             "Speed is simulated requests per second.",
@@ -202,7 +207,8 @@ def node(result: Result) -> str:
 
 
 def _loss(kind: str, fault: Result) -> list[str]:
-    victim, quiet, meanwhile = fault["victim"], *fault["other_in_time"].values()
+    victim = fault["victim"]
+    quiet, meanwhile = fault["other_in_time"]["quiet"], fault["other_in_time"]["meanwhile"]
     return [
         f"{kind}, {fault['times']} times",
         _spread_of(fault["ready_again_ms"], 0),
@@ -279,7 +285,7 @@ def _plot_overhead(rows: Sequence[Result]) -> None:
     _save(figure, "overhead")
 
 
-def _plot_overload(rows: Sequence[Result]) -> None:
+def _plot_overload(rows: Sequence[Result], model: str) -> None:
     figure = _figure(6.4, 3.4)
     axes = figure.axes[0]
     loads = sorted({row["load"] for row in rows})
@@ -293,7 +299,7 @@ def _plot_overload(rows: Sequence[Result]) -> None:
     axes.set_xlabel("offered ÷ capacity of the lane")
     axes.set_ylabel("answered in time ÷ offered")
     axes.legend(frameon=False)
-    _save(figure, "overload")
+    _save(figure, f"overload-{model}")
 
 
 if __name__ == "__main__":
