@@ -26,12 +26,12 @@ def refusal(reason: Reason, name: str, budget_us: int, facts: dict[str, Any]) ->
     earliest = show_ns(facts["earliest_feasible_us"] * US)
     if reason is Reason.INFEASIBLE:
         return (
-            f"{name} cannot answer within {budget} even alone (predicted {finish}); "
+            f"the budget of {budget} is too short for {name} even alone (predicted {finish}); "
             f"a budget of {earliest} could be promised now"
         )
     return (
-        f"{name} would answer after {finish}, past the budget of {budget} or at the cost of "
-        f"another's; a budget of {earliest} could be promised now"
+        f"the answer of {name} would come after {finish}, past its budget of {budget} or at the "
+        f"cost of another's; a budget of {earliest} could be promised now"
     )
 
 
