@@ -294,3 +294,16 @@ def test_question_marks_name_no_size():
     data = tiny_models.relu(["?", 3, "?", "?"])
 
     assert shape_of(data, {"x": (1, 3, 48, 192)}) == (1, 3, 48, 192)
+
+
+@pytest.mark.parametrize(("count", "served"), [(16, True), (17, False)])
+def test_a_question_has_room_for_sixteen_inputs(count, served):
+    """The message that starts a run says where each input is, and has sixteen places."""
+    names = [f"x{number}" for number in range(count)]
+    inputs = [value(name, F32, [1]) for name in names]
+    data = file_of(graph([node("Sum", names, ["y"])], inputs, [value("y", F32, [1])]))
+
+    if served:
+        assert len(inspect_model(data, "m.onnx").inputs) == 16
+    else:
+        assert refusal(data).problem == "it has 17 inputs, and a question brings at most 16"

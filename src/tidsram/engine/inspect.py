@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tidsram.engine.screen import Refuse, check_contents, check_tensor_bytes, parse, quoted
 from tidsram.errors import ModelRefused
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
+from tidsram.protocol.wire import MAX_TENSORS
 
 if TYPE_CHECKING:
     import onnx
@@ -110,6 +111,9 @@ def _inputs(graph: "onnx.GraphProto") -> list[_Tensor]:
     inputs = [_declared("input", value) for value in graph.input if value.name not in weights]
     if not inputs:
         raise Refuse("it has no input, so it answers no question", "Export it with an input")
+    if len(inputs) > MAX_TENSORS:
+        problem = f"it has {len(inputs)} inputs, and a question brings at most {MAX_TENSORS}"
+        raise Refuse(problem, "Join some of them in the model")
     return inputs
 
 

@@ -12,9 +12,7 @@ import contextlib
 import gc
 import mmap
 import os
-import pwd
 import socket
-import struct
 import sys
 from typing import Any
 
@@ -136,7 +134,6 @@ class Asker(asyncio.BufferedProtocol):
         self._gate, self._local = gate, local
         self.transport: Any = None
         self._fd = -1
-        self.name = ""
         self.request: Request | None = None
         self.since_ns = 0  # when what is being received began, 0 when nothing is
         self._pending = b""  # the start of a head, or what came while a request is in flight
@@ -156,7 +153,6 @@ class Asker(asyncio.BufferedProtocol):
         """Meet the asker."""
         self.transport = transport
         self._fd = transport.get_extra_info("socket").fileno()
-        self.name = _asker_name(transport)
         self._gate.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -250,7 +246,7 @@ class Asker(asyncio.BufferedProtocol):
             return beyond
         assert request.served.slots is not None
         slots = request.served.slots
-        json_bytes = head.content_bytes if head.json_bytes < 0 else head.json_bytes
+        json_bytes = head.header_bytes
         start = request.slot * slots.layout.slot_bytes + slots.layout.input_at - json_bytes
         slots.memory[start : start + len(body)] = body
         if len(body) == head.content_bytes:
@@ -270,7 +266,7 @@ class Asker(asyncio.BufferedProtocol):
         request, head = self.request, self._head
         assert request is not None
         assert head is not None
-        json_bytes = head.content_bytes if head.json_bytes < 0 else head.json_bytes
+        json_bytes = head.header_bytes
         self._gate.decode(request, json_bytes, head.content_bytes - json_bytes, clock.now_ns())
 
     def _answer_page(self, head: Head, body: memoryview) -> None:
@@ -455,7 +451,7 @@ class Gate:
     def begin(self, asker: Asker, served: Served, head: Head, now_ns: int) -> Request | None:
         """Give an arriving request a slot; refuse it (and return None) when there cannot be one."""
         slots = served.slots
-        json_bytes = head.content_bytes if head.json_bytes < 0 else head.json_bytes
+        json_bytes = head.header_bytes
         tensors = head.content_bytes - json_bytes
         request = Request(asker, served, self._next_number(), now_ns)
         request.keep_alive = head.keep_alive
@@ -935,20 +931,6 @@ class _Outputs:
 def _lowered_by(criticality: Criticality | None, rank: int) -> int:
     """How far the asker lowered its criticality; it cannot raise it."""
     return 0 if criticality is None else max(0, criticality.rank - rank)
-
-
-def _asker_name(transport: asyncio.BaseTransport) -> str:
-    """Who asks: the Unix user, else the address."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family == socket.AF_UNIX:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        uid = struct.unpack("3i", credentials)[1]
-        try:
-            return pwd.getpwuid(uid).pw_name
-        except KeyError:
-            return str(uid)
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else "unknown"
 
 
 def _is_loopback(listener: socket.socket) -> bool:

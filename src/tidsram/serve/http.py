@@ -25,6 +25,11 @@ class Head(Struct, frozen=True):
     keep_alive: bool
     expect_continue: bool
 
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of JSON before the tensors: all of the body where the head names none."""
+        return self.content_bytes if self.json_bytes < 0 else self.json_bytes
+
 
 class _Collector:
     """httptools' callbacks for one head."""

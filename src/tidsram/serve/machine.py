@@ -51,12 +51,6 @@ def may_hurry() -> bool:
     return be_nice(before - 1) and be_nice(before)
 
 
-def lock_memory() -> bool:
-    """Keep this process's present and future pages in memory; False where not allowed."""
-    mcl_current, mcl_future, mcl_onfault = 1, 2, 4
-    return bool(_libc.mlockall(mcl_current | mcl_future | mcl_onfault) == 0)
-
-
 def set_class(pid: int, criticality: Criticality, *, fifo: bool) -> bool:
     """Put a worker's threads that share the lane in its class; False where not allowed.
 

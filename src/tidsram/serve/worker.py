@@ -18,9 +18,10 @@ from tidsram import clock
 from tidsram.engine import ort
 from tidsram.engine.base import Array, Engine, RunAborted, RunFailed
 from tidsram.engine.inspect import fix_model
+from tidsram.engine.memory import dtype_of, zeros
 from tidsram.errors import ModelRefused
 from tidsram.protocol import wire
-from tidsram.protocol.tensors import ModelSpec
+from tidsram.protocol.tensors import ModelSpec, TensorSpec
 from tidsram.protocol.wire import (
     DONE,
     JOB,
@@ -35,21 +36,6 @@ from tidsram.serve.messages import Load, Loaded, Pool, Ready, Refused, receive, 
 WARM_UP_RUNS = 10
 WARM_UP_NS = 500_000_000
 CANCELLED_MAX = 64
-
-_NUMPY = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
 
 
 class Worker:
@@ -158,22 +144,21 @@ class Worker:
         inputs: list[Array] = []
         for tensor, offset in zip(self._spec.inputs, unpack_offsets(offsets), strict=True):
             at = base + self._layout.input_at + offset
-            inputs.append(_view(self._pool, at, tensor.datatype, tensor.shape))
+            inputs.append(_view(self._pool, at, tensor))
         outputs: list[Array | None] = []
         for tensor, at in zip(self._spec.outputs, self._layout.output_at, strict=True):
             fixed = tensor.nbytes >= 0
-            outputs.append(
-                _view(self._pool, base + at, tensor.datatype, tensor.shape) if fixed else None
-            )
+            outputs.append(_view(self._pool, base + at, tensor) if fixed else None)
         binding = self._engine.bind(inputs, outputs)
         if offsets == self._in_order:  # other orders are rare and their number is not bounded
             self._bindings[slot, offsets] = binding
         return binding
 
 
-def _view(pool: memoryview, at: int, datatype: str, shape: tuple[int, ...]) -> Array:
-    count = int(np.prod(shape, dtype=np.int64))
-    return np.frombuffer(pool, _NUMPY[datatype], count, at).reshape(shape)
+def _view(pool: memoryview, at: int, tensor: TensorSpec) -> Array:
+    dtype = dtype_of(tensor)
+    count = tensor.nbytes // dtype.itemsize
+    return np.frombuffer(pool, dtype, count, at).reshape(tensor.shape)
 
 
 def _failed(slot: int, generation: int, started_ns: int, text: str) -> bytes:
@@ -271,7 +256,7 @@ def _inspect_apart(data: bytes, load: Load) -> tuple[int, ModelSpec]:
 def _warm_up(engine: Engine) -> tuple[ModelSpec, tuple[int, ...], tuple[int, ...]]:
     """Run on zeros until the times settle; return what was learnt of outputs and times."""
     spec = engine.spec
-    inputs: list[Array] = [np.zeros(t.shape, _NUMPY[t.datatype]) for t in spec.inputs]
+    inputs = [zeros(tensor) for tensor in spec.inputs]
     nothing: list[Array | None] = [None] * len(spec.outputs)
     outputs = engine.run(engine.bind(inputs, nothing), 0)
     seen = tuple(0 if array is None else array.nbytes for array in outputs)
