@@ -310,6 +310,10 @@ class Node:
         """Return every process that this node has started and that still lives."""
         return set(self._find(self._marker))
 
+    def _refuses(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(self.tcp) != 0
+
     @staticmethod
     def _find(marker: str) -> Iterator[int]:
         wanted = f"{MARKER}={marker}".encode()
@@ -333,8 +337,9 @@ class Node:
         eventually(lambda: not self.pids(), "all processes gone", 2.0)
         assert not Path(self.unix).exists()
         if self.tcp[1]:
-            with socket.socket() as probe:
-                assert probe.connect_ex(self.tcp) != 0
+            # A process that is ending loses its environment, by which we find it, before its
+            # sockets: the door may be open a few milliseconds longer.
+            eventually(self._refuses, "its port closed", 2.0)
         assert not [
             name
             for name in (path.name for path in Path("/dev/shm").iterdir())
