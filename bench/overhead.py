@@ -6,29 +6,36 @@ all; ratios are taken within a block.
 
 import argparse
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bench.echo import Echo
+from bench.environments import Unavailable
 from bench.loadgen import back_to_back, connect, percentiles, show
 from bench.machine import ASKER_CORE, LANE_CORE, Watch, facts, others_busy, settled
 from bench.models import OUT, Model, make, session
 from bench.ours import Ours
+from bench.peers import PLACEMENTS
 from bench.questions import check_answer, infer_request
 from bench.triton import SERVER_VERSION, Triton
 from tidsram.clock import today
 
 WARM_UP = 300
-PEERS = ("triton", "triton-one-core")
+TRITONS = ("triton", "triton-one-core")
+PEERS = (*TRITONS, *PLACEMENTS)
+SERVERS = ("echo", "tidsram", "triton", *dict.fromkeys(p.kind for p, _ in PLACEMENTS.values()))
 
 Measure = Callable[[int], list[int]]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Target:
     server: str
     model: str
     wire: str
+    requests: int  # in all blocks
     measure: Measure
 
     @property
@@ -49,25 +57,29 @@ class Target:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a line per target and write bench/out/overhead.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
-    parser.add_argument("--requests", type=int, default=50_000, help="per server, in all blocks")
+    parser.add_argument("--requests", type=int, default=50_000, help="per row, in all blocks")
+    parser.add_argument("--peer-requests", type=int, default=5_000, help="the same, slower peers")
     parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--servers", default="echo,tidsram,triton", help="those to start")
+    parser.add_argument("--servers", default=",".join(SERVERS), help="those to start")
     options = parser.parse_args(arguments)
     models = [make("tiny"), make("mid")]
     others = others_busy()
     with ExitStack() as stack:
-        targets = _targets(models, set(options.servers.split(",")), stack)
+        servers = set(options.servers.split(","))
+        targets = _targets(models, servers, options.requests, stack)
+        targets += _peer_targets(models, servers, options.peer_requests, stack)
         watch = Watch()
-        blocks = _run(targets, options.blocks, options.requests // options.blocks)
+        blocks = _run(targets, options.blocks)
         shares = watch.shares()
     rows = [_row(target, [block[target.key] for block in blocks]) for target in targets]
     result = {
         "command": " ".join(["python -m bench.overhead", *(arguments or sys.argv[1:])]),
         "date": today(),
-        "machine": {**facts(), "triton": SERVER_VERSION},
+        "machine": {**facts(), **_versions({target.server for target in targets})},
         "others_busy": others,
         "shares": shares,
         "requests": options.requests,
+        "peer_requests": options.peer_requests,
         "blocks": options.blocks,
         "rows": rows,
         "ratios": _ratios(rows),
@@ -76,8 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _print(result)
 
 
-def _targets(models: Sequence[Model], servers: set[str], stack: ExitStack) -> list[Target]:
-    targets = [Target("in-process", m.name, "none", _in_process(m)) for m in models]
+def _targets(
+    models: Sequence[Model], servers: set[str], requests: int, stack: ExitStack
+) -> list[Target]:
+    targets = [Target("in-process", m.name, "none", requests, _in_process(m)) for m in models]
     places: list[tuple[str, str, Sequence[Model]]] = []
     if "echo" in servers:
         places.append(("echo", stack.enter_context(Echo()).address, models))
@@ -87,18 +101,51 @@ def _targets(models: Sequence[Model], servers: set[str], stack: ExitStack) -> li
             places.append(("tidsram-unix", str(node.unix), [model]))
             places.append(("tidsram", node.address, [model]))
     if "triton" in servers:
-        both = stack.enter_context(Triton(models))
         # Where waking another core is dear, Triton does best on the asker's own.
-        one = stack.enter_context(Triton(models, cores=str(ASKER_CORE)))
-        places += [(PEERS[0], both.address, models), (PEERS[1], one.address, models)]
+        for name, cores in zip(TRITONS, ("0-1", str(ASKER_CORE)), strict=True):
+            if triton := _started(partial(Triton, models, cores=cores), stack):
+                places.append((name, triton.address, models))
     for server, address, served in places:
         for model in served:
-            for wire in ("binary", "json") if model.name == "tiny" else ("binary",):
+            for wire in ("binary", "json"):
                 request = infer_request(model, binary=wire == "binary")
                 if server != "echo":
                     check_answer(address, model, request)
-                targets.append(Target(server, model.name, wire, _asks(address, request)))
+                measure = _asks(partial(connect, address), request)
+                targets.append(Target(server, model.name, wire, requests, measure))
     return targets
+
+
+def _peer_targets(
+    models: Sequence[Model], servers: set[str], requests: int, stack: ExitStack
+) -> list[Target]:
+    targets = []
+    for name, (kind, cores) in PLACEMENTS.items():
+        if kind.kind not in servers or not (peer := _started(partial(kind, models, cores), stack)):
+            continue
+        with peer.awake():
+            for model in models:
+                for wire in peer.wires:
+                    peer.check(model, wire)
+                    measure = _asks(peer.connect, peer.request(model, wire), peer.awake)
+                    targets.append(Target(name, model.name, wire, requests, measure))
+    return targets
+
+
+def _started(make_server: Callable[[], AbstractContextManager[S]], stack: ExitStack) -> S | None:
+    """Start a server until the stack unwinds; say so where it cannot be had."""
+    try:
+        return stack.enter_context(make_server())
+    except Unavailable as why:
+        print(why, file=sys.stderr)
+        return None
+
+
+def _versions(measured: set[str]) -> dict[str, str]:
+    """Return the version of each peer that was measured."""
+    versions = {"triton": SERVER_VERSION} if measured & set(TRITONS) else {}
+    peers = [peer for name, (peer, _) in PLACEMENTS.items() if name in measured]
+    return versions | {peer.kind: peer.version for peer in peers}
 
 
 def _in_process(model: Model) -> Measure:
@@ -117,20 +164,24 @@ def _in_process(model: Model) -> Measure:
     return measure
 
 
-def _asks(address: str, request: bytes) -> Measure:
+def _asks(
+    connected: Callable[[], socket.socket],
+    request: bytes,
+    awake: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Measure:
     def measure(count: int) -> list[int]:
-        with settled(ASKER_CORE), connect(address) as sock:
+        with awake(), settled(ASKER_CORE), connected() as sock:
             return back_to_back(sock, request, count)
 
     return measure
 
 
-def _run(targets: Sequence[Target], blocks: int, count: int) -> list[dict[str, list[int]]]:
+def _run(targets: Sequence[Target], blocks: int) -> list[dict[str, list[int]]]:
     measured = []
     for block in range(blocks):
         turn = block % len(targets)
         order = [*targets[turn:], *targets[:turn]]
-        measured.append({t.key: t.measure(WARM_UP + count)[WARM_UP:] for t in order})
+        measured.append({t.key: t.measure(WARM_UP + t.requests // blocks)[WARM_UP:] for t in order})
         print(f"block {block + 1} of {blocks} done", file=sys.stderr)
     return measured
 

@@ -5,21 +5,19 @@ dynamic batcher where only overhead counts, and its own deadline policy where de
 """
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from bench.environments import ENVIRONMENTS, RUNTIME, install
 from bench.models import OUT, Model
 from bench.servers import Server, remove_all
 
 PYTRITON = "0.7.0"
 SERVER_VERSION = "2.51"
-ENVIRONMENT = Path(__file__).parent / ".envs/triton"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-SITE = ENVIRONMENT / f"lib/python{PYTHON}/site-packages"
+SITE = ENVIRONMENTS / f"triton/lib/python{PYTHON}/site-packages"
 
 # A client's `timeout` may only shorten the queue's own; without a default it is ignored.
 DEADLINE_POLICY = """
@@ -33,19 +31,6 @@ dynamic_batching {
 """
 
 
-def install() -> None:
-    """Make the peer's own environment unless it is there; needs a package registry once."""
-    wanted = [f"nvidia-pytriton=={PYTRITON}", f"onnxruntime=={version('onnxruntime')}"]
-    done = ENVIRONMENT / ".done"
-    if done.exists() and done.read_text() == " ".join(wanted):
-        return
-    print(f"installing {' '.join(wanted)} into bench/.envs/triton", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    pip = [str(ENVIRONMENT / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *wanted], check=True)
-    done.write_text(" ".join(wanted))
-
-
 class Triton(Server):
     """Triton's python backend, one instance per model."""
 
@@ -53,7 +38,7 @@ class Triton(Server):
         self, models: Sequence[Model], *, deadlines: bool = False, cores: str = "0-1"
     ) -> None:
         super().__init__(cores)
-        install()
+        install("triton", f"nvidia-pytriton=={PYTRITON}", RUNTIME)
         self.name = f"triton-{'policy' if deadlines else 'plain'}-{cores}"
         self._folder = OUT / f"triton-{self._port}"
         self._shared_memory = f"tidsram_bench_triton_{self._port}_"
