@@ -137,6 +137,40 @@ def _ask(
     raise typer.Exit(status)
 
 
+@app.command("background", context_settings={"allow_interspersed_args": False})
+def _background(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD ...", help="What to run.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Its memory; a quarter of what is free.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many it may be at once.")] = 64,
+    cores: Annotated[
+        str | None, typer.Option(metavar="1,4-7", help="Keep it on these cores.")
+    ] = None,
+    file: File = ESTATE,
+    site: Annotated[str | None, typer.Option(help="The site whose node goes first.")] = None,
+    node: Annotated[str | None, typer.Option(help="That node's URL or Unix socket.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a command on the time that decisions leave over."""
+    memory_bytes = _memory(memory)
+    from tidsram.cli.background import run
+
+    status = run(
+        command=command or [],
+        file=file,
+        site=site,
+        node=node,
+        memory_bytes=memory_bytes,
+        processes=processes,
+        cores=cores,
+        as_json=as_json,
+    )
+    raise typer.Exit(status)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"tidsram {__version__}")
@@ -164,6 +198,12 @@ def _budget(text: str | None) -> int | None:
     from tidsram.estate import load, values
 
     return None if text is None else load.read_option("--budget", values.duration, text)
+
+
+def _memory(text: str | None) -> int | None:
+    from tidsram.estate import load, values
+
+    return None if text is None else load.read_option("--memory", values.memory, text)
 
 
 def _address(text: str | None) -> str | None:

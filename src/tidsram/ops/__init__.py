@@ -1,0 +1,1 @@
+"""What a machine does besides serving: work on the time that decisions leave over."""
