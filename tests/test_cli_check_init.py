@@ -32,10 +32,23 @@ def tidsram(monkeypatch, tmp_path, capsys):
     return run
 
 
-def save_model(path) -> None:
-    """Write a model that adds its input [batch, 3] to itself."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3])
-    twice = helper.make_tensor_value_info("twice", TensorProto.FLOAT, ["batch", 3])
+LADDER = """[estate]
+name = "n"
+[decision.my]
+budget = "20 ms"
+accuracy_floor = 0.5
+arrivals = { kind = "gamma", rate = "6/min", cv = 2, burst = 5 }
+[decision.my.variants]
+quick = { model = "q.onnx", accuracy = 0.75 }
+exact = { model = "e.onnx", accuracy = 0.9 }
+crude = { model = "c.onnx", accuracy = 0.4 }
+"""
+
+
+def save_model(path, width: int = 3) -> None:
+    """Write a model that adds its input [batch, width] to itself."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", width])
+    twice = helper.make_tensor_value_info("twice", TensorProto.FLOAT, ["batch", width])
     node = helper.make_node("Add", ["image", "image"], ["twice"])
     graph = helper.make_graph([node], "double", [image], [twice])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -61,6 +74,16 @@ def test_everything_that_the_starter_suggests_is_allowed():
     assert decision.safe_action
     assert estate.hardware["edge"].lanes
     assert estate.sites["local"].hardware == "edge"
+
+
+def test_variants_that_the_starter_suggests_are_allowed():
+    """Put them in the place of the bundle, which they cannot stand beside."""
+    with_variants = re.sub(r"(?m)^#   (\[|\w+ = )", r"\1", STARTER.replace("bundle =", "# "))
+
+    decision = parse_estate(with_variants, "starter").decisions["my"]
+
+    assert [variant.name for variant in decision.ladder] == ["fp32", "int8"]
+    assert decision.accuracy_floor
 
 
 def test_init_writes_an_estate_and_never_overwrites_it(tidsram, tmp_path):
@@ -138,7 +161,9 @@ def test_missing_model_is_a_no(tidsram, tmp_path):
     assert status == 1
     assert "my.onnx: REFUSED, see below" in out
     assert "All models" not in out
-    assert err == "tidsram: model my.onnx: there is no such file. Put it there, or change bundle.\n"
+    assert (
+        err == "tidsram: model my.onnx: there is no such file. Put it there, or change its path.\n"
+    )
 
 
 def test_refused_model_is_a_no(tidsram, tmp_path):
@@ -150,7 +175,7 @@ def test_refused_model_is_a_no(tidsram, tmp_path):
 
     report = json.loads(out)
     assert (status, report["ok"], err) == (1, False, "")
-    assert report["decisions"][0]["problem"].startswith("model my.onnx: ")
+    assert report["decisions"][0]["ladder"][0]["problem"].startswith("model my.onnx: ")
 
 
 def test_models_are_found_beside_the_estate_not_the_caller(tidsram, tmp_path):
@@ -174,6 +199,43 @@ def test_safe_action_and_queue_are_explained(tidsram, tmp_path):
     assert 'the client does {"brake":true}\n' in out
     assert "only the newest waiting question counts\n" in out
     assert "not declared" in out
+
+
+def test_ladder_and_arrivals_are_explained(tidsram, tmp_path):
+    """The most accurate variant first, none below the floor; how often questions come."""
+    (tmp_path / "tidsram.toml").write_text(LADDER)
+    save_model(tmp_path / "e.onnx")
+    save_model(tmp_path / "q.onnx")
+
+    status, out, err = tidsram("check")
+
+    assert (status, err) == (0, "")
+    exact, quick = re.findall(r"  variant +(.*)\n", out)
+    shapes = "image FP32 [1, 3] → twice FP32 [1, 3]"
+    assert exact == f"exact, accuracy 0.9, e.onnx: {shapes}"
+    assert quick == f"quick, accuracy 0.75, q.onnx: {shapes}"
+    assert "accuracy 0.5; no variant below it answers\n" in out
+    assert "gamma, 6/min, coefficient of variation 2, bursts of up to 5\n" in out
+
+
+def test_ladder_and_arrivals_in_json(tidsram, tmp_path):
+    """The same for scripts; a variant of another shape is named, with its problem."""
+    (tmp_path / "tidsram.toml").write_text(LADDER)
+    save_model(tmp_path / "e.onnx")
+    save_model(tmp_path / "q.onnx", width=4)
+
+    status, out, _ = tidsram("check", "--json")
+
+    (decision,) = json.loads(out)["decisions"]
+    exact, quick = decision["ladder"]
+    assert status == 1
+    assert exact == {"variant": "exact", "accuracy": 0.9, "model": "e.onnx", "problem": ""}
+    assert (quick["variant"], quick["accuracy"]) == ("quick", 0.75)
+    assert quick["problem"].startswith(
+        "model q.onnx: its input is image FP32 [1, 4], and that of exact image FP32 [1, 3];"
+    )
+    assert decision["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [1, 3]}]
+    assert decision["arrivals"] == {"kind": "gamma", "rate_per_s": 0.1, "cv": 2.0, "burst": 5}
 
 
 def test_no_site_that_fits_this_machine_is_a_no(tidsram, tmp_path):

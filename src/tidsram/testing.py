@@ -11,8 +11,21 @@ from tidsram.engine.base import Array, RunAborted, RunFailed
 from tidsram.engine.memory import check_fits, zeros
 from tidsram.outcome import Reason
 from tidsram.protocol.tensors import ModelSpec
+from tidsram.schedule.admission import Forecast, Opening
 from tidsram.schedule.estimate import Estimate
-from tidsram.schedule.events import Action, Evict, Job, Kill, Miss, Probe, Reject, Start, Stop
+from tidsram.schedule.events import (
+    Action,
+    Aside,
+    Evict,
+    Job,
+    Kill,
+    Miss,
+    Probe,
+    Reject,
+    Start,
+    Stop,
+)
+from tidsram.schedule.lane import Placed
 from tidsram.schedule.scheduler import Policy, Scheduler
 from tidsram.simulate.result import Result
 from tidsram.simulate.run import Node, Questions, run
@@ -122,6 +135,16 @@ class FixedEstimate(Estimate):
         """Leave the bound as it is."""
 
 
+class FirstCome(Scheduler):
+    """The scheduler without per-asker fairness: nobody gives way to one who has less waiting."""
+
+    def _share(
+        self, now_ns: int, new: Placed, seen: Forecast, opening: Opening, actions: list[Action]
+    ) -> Forecast:
+        del now_ns, new, opening, actions
+        return seen
+
+
 PROBE = -1
 
 
@@ -147,15 +170,19 @@ class Shell:
         ] = {}  # (lane, rank) → what runs, what is on deck
         self.up: set[tuple[str, int]] = set()  # warm workers
         self.stopped: set[int] = set()
+        self.aside: dict[tuple[str, int], list[Job]] = {}  # (decision, lane) → its stuck run
         self._ranks = {policy.name: policy.criticality.rank for policy in policies}
         self._started: set[int] = set()
 
     # What happens ------------------------------------------------------------------------------
 
-    def ready(self, decision: str, *warm_up_ns: int, lane: int = 0) -> list[Action]:
-        """A worker is warm."""
+    def ready(
+        self, decision: str, *warm_up_ns: int, lane: int = 0, faster_ns: Sequence[int] = ()
+    ) -> list[Action]:
+        """A worker is warm; `faster_ns` is one warm-up run of each variant down the ladder."""
         self.up.add((decision, lane))
-        actions = self.scheduler.worker_ready(self.now_ns, decision, lane, warm_up_ns)
+        ladder = [warm_up_ns, *([one] for one in faster_ns)]
+        actions = self.scheduler.worker_ready(self.now_ns, decision, lane, ladder)
         return self._carry_out(actions)
 
     def ask(
@@ -163,14 +190,17 @@ class Shell:
         decision: str,
         budget_ns: int,
         *,
-        order: tuple[int, int] = (0, 1),
+        priority: int = 1,
+        lowered: int = 0,
         stream: str = "",
+        asker: str = "",
         return_ns: int = 0,
     ) -> list[Action]:
         """A request comes; its number is how many came before it."""
         number, deadline_ns = len(self.jobs), self.now_ns + budget_ns
         due_ns = deadline_ns - return_ns
-        job = Job(number, decision, self.now_ns, deadline_ns, due_ns, order, stream)
+        asks = (priority, lowered, stream, asker)
+        job = Job(number, decision, self.now_ns, deadline_ns, due_ns, *asks)
         self.jobs[number] = job
         return self._carry_out(self.scheduler.arrived(self.now_ns, job), arriving=number)
 
@@ -190,7 +220,8 @@ class Shell:
 
     def probe_ended(self, decision: str, service_ns: int, lane: int = 0) -> list[Action]:
         """A probe has measured a run."""
-        assert self._runs(lane, decision).pop(0).job_id == PROBE, "no probe is under way"
+        runs = self.aside.get((decision, lane)) or self._runs(lane, decision)
+        assert runs.pop(0).job_id == PROBE, "no probe is under way"
         actions = self.scheduler.probed(self.now_ns, decision, lane, service_ns)
         return self._carry_out(actions)
 
@@ -199,6 +230,7 @@ class Shell:
         self.up.discard((decision, lane))
         runs = self._runs(lane, decision)
         runs[:] = [job for job in runs if job.decision != decision]
+        self.aside.pop((decision, lane), None)
         return self._carry_out(self.scheduler.worker_lost(self.now_ns, decision, lane))
 
     def leave(self, number: int) -> list[Action]:
@@ -243,6 +275,8 @@ class Shell:
                 self._stop(action)
             elif isinstance(action, Kill):
                 self._kill(action)
+            elif isinstance(action, Aside):
+                self._put_aside(action)
             else:
                 self._probe(action)
         return actions
@@ -255,12 +289,15 @@ class Shell:
         runs = self._runs(action.lane, job.decision)
         running = [other.decision for other in runs]
         assert running == ([job.decision] if action.on_deck else []), "the worker is not free"
+        assert not self.aside.get((job.decision, action.lane)), "its worker is stuck"
         self._started.add(job.job_id)
         runs.append(job)
 
     def _stop(self, action: Stop) -> None:
         job = action.job
-        assert job in self._runs(action.lane, job.decision), "stopped what does not run"
+        runs = self._runs(action.lane, job.decision)
+        aside = self.aside.get((job.decision, action.lane), [])
+        assert job in (*runs, *aside), "stopped what does not run"
         assert job.job_id in self.reasons, "stopped before its outcome"
         assert job.job_id not in self.stopped, "stopped twice"
         self.stopped.add(job.job_id)
@@ -268,18 +305,31 @@ class Shell:
     def _kill(self, action: Kill) -> None:
         key = (action.decision, action.lane)
         assert key in self.up, "killed a worker that is gone"
-        number = self._runs(action.lane, action.decision)[0].job_id
+        runs = self.aside.get(key) or self._runs(action.lane, action.decision)
+        number = runs[0].job_id
         assert number == PROBE or number in self.stopped, "killed without a warning"
+
+    def _put_aside(self, action: Aside) -> None:
+        key = (action.decision, action.lane)
+        if action.over:
+            assert key in self.aside, "back from aside without having been there"
+            assert not self.aside.pop(key), "back before its run has ended"
+            return
+        runs = self._runs(action.lane, action.decision)
+        assert [job.decision for job in runs] == [action.decision], "set aside what does not run"
+        self.aside[key] = [runs.pop()]
 
     def _probe(self, action: Probe) -> None:
         assert (action.decision, action.lane) in self.up, "probed a worker that is gone"
         runs = self._runs(action.lane, action.decision)
         assert not runs, "probed a busy worker"
+        assert not self.aside.get((action.decision, action.lane)), "probed a stuck worker"
         runs.append(Job(PROBE, action.decision, self.now_ns, self.now_ns, self.now_ns))
 
     def _run_ended(self, number: int, reason: Reason, actions: list[Action]) -> list[Action]:
         job = self.jobs[number]
-        runs = next(runs for runs in self.runs.values() if job in runs)
+        every = (*self.runs.values(), *self.aside.values())
+        runs = next(runs for runs in every if job in runs)
         assert runs.pop(0) is job, "a worker ends what it began first"
         if number not in self.reasons:
             in_time = self.now_ns < job.deadline_ns
@@ -301,8 +351,10 @@ class Asked(Struct, frozen=True, kw_only=True):
     decision: str
     budget_ns: int
     service_ns: int
-    order: tuple[int, int] = (0, 1)
+    priority: int = 1
+    lowered: int = 0
     stream: str = ""
+    asker: str = ""
 
 
 def play(
@@ -318,8 +370,10 @@ def play(
             decision=one.decision,
             arrivals_ns=np.array([one.at_ns]),
             budget_ns=one.budget_ns,
-            order=one.order,
+            priority=one.priority,
+            lowered=one.lowered,
             stream=one.stream,
+            asker=one.asker,
         )
         for one in asked
     ]
@@ -335,8 +389,10 @@ def loads(
     bounds_ns: Sequence[int],
     *,
     most: int = 30,
-    orders: Sequence[tuple[int, int]] = ((0, 1),),
+    lowered: Sequence[int] = (0,),
+    priorities: Sequence[int] = (1,),
     streams: Sequence[str] = ("",),
+    askers: Sequence[str] = ("",),
 ) -> "SearchStrategy[list[Asked]]":
     """Draw loads of these decisions whose runs keep their bounds (needs hypothesis)."""
     from hypothesis import strategies as st
@@ -356,8 +412,10 @@ def loads(
                     decision=decision,
                     budget_ns=draw(st.integers(1, 8 * widest)),
                     service_ns=draw(st.integers(1, bound_of[decision])),
-                    order=draw(st.sampled_from(orders)),
+                    priority=draw(st.sampled_from(priorities)),
+                    lowered=draw(st.sampled_from(lowered)),
                     stream=draw(st.sampled_from(streams)),
+                    asker=draw(st.sampled_from(askers)),
                 )
             )
         return load

@@ -10,7 +10,13 @@ from scripted_node import Last, Trickle
 from tidsram.client.connection import Connection, Mute, Unreachable
 from tidsram.errors import QuestionError
 from tidsram.outcome import TABLE, Outcome, Reason
-from tidsram.protocol.oip import decode_infer, encode_answer, encode_error, model_metadata
+from tidsram.protocol.oip import (
+    answered_by,
+    decode_infer,
+    encode_answer,
+    encode_error,
+    model_metadata,
+)
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
 from tidsram.units import MS
 
@@ -37,7 +43,7 @@ def json_size_of(head):
 def answering(head, body):
     """Answer as the node does, with its own encoder: y = 2x, z = 1, 2, 3."""
     json_size = json_size_of(head)
-    ask = decode_infer(body[:json_size], len(body) - json_size, "m", SPEC, "here", "m")
+    ask = decode_infer(body[:json_size], len(body) - json_size, "m", SPEC)
     x = np.frombuffer(body[json_size:], np.float32, 3)
     outputs = [x * 2, np.array([1, 2, 3], np.int8)]
 
@@ -45,7 +51,7 @@ def answering(head, body):
         return SPEC.outputs[index].shape, outputs[index].data.cast("B")
 
     numbers = (100_000, 700, 99_300, 1, 2, 3, 4, 5, 6, b"boot", 7)
-    told, raw = encode_answer(ask, "m", "here", "m", SPEC, output, numbers)
+    told, raw = encode_answer(ask, "m", SPEC, answered_by("here", "m"), output, numbers)
     return http(200, told + b"".join(raw), json_size=len(told))
 
 

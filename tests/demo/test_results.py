@@ -6,11 +6,12 @@ from tidsram.client.answer import Box, Boxes
 from tidsram.demo import results
 from tidsram.demo.askers import Asked
 from tidsram.demo.material import CORE, Accuracy
-from tidsram.estate.types import Decision
+from tidsram.estate.types import Decision, Variant
 from tidsram.outcome import Outcome, Reason
 from tidsram.units import MS, US
 
-DECISION = Decision(name="d", bundle="d.onnx", budget_ns=100 * MS, objective=0.95)
+LADDER = (Variant(name="m", model="m.onnx"),)
+DECISION = Decision(name="d", ladder=LADDER, budget_ns=100 * MS, objective=0.95)
 ACCURACY = Accuracy("nothing", {}, 0, "things")
 
 
@@ -130,7 +131,7 @@ def test_a_kill_tells_each_fate_and_what_was_asked_meanwhile():
 
 def test_shares_are_counted_by_decision():
     """Mix two decisions, one late."""
-    other = Decision(name="e", bundle="e.onnx", budget_ns=10 * MS)
+    other = Decision(name="e", ladder=LADDER, budget_ns=10 * MS)
 
     told = results.shares({"d": DECISION, "e": other}, [asked(), asked(decision="e"), asked()])
 

@@ -8,14 +8,15 @@ from tales import START_NS, asked, tale
 
 from tidsram.demo.askers import Course, _width
 from tidsram.demo.telling import Telling
-from tidsram.estate.types import Decision
+from tidsram.estate.types import Decision, Variant
 from tidsram.outcome import Outcome, Reason
 from tidsram.units import MS
 
+LADDER = (Variant(name="m", model="m.onnx"),)
 DECISIONS = {
-    "obstacle": Decision(name="obstacle", bundle="o", budget_ns=100 * MS, objective=0.95),
-    "tissue": Decision(name="tissue", bundle="t", budget_ns=100 * MS, objective=0.95),
-    "inspection": Decision(name="inspection", bundle="i", budget_ns=60 * MS, objective=0.95),
+    "obstacle": Decision(name="obstacle", ladder=LADDER, budget_ns=100 * MS, objective=0.95),
+    "tissue": Decision(name="tissue", ladder=LADDER, budget_ns=100 * MS, objective=0.95),
+    "inspection": Decision(name="inspection", ladder=LADDER, budget_ns=60 * MS, objective=0.95),
 }
 
 

@@ -11,6 +11,7 @@ from nodes import eventually, get, head, infer, resident_bytes, tensor, tiny
 X = tensor("x", [1, -2, 3, 4])
 JSON_LIMIT = 65536
 MAX_CONNECTIONS = 4096
+GREED = 3  # to one: what one asker may hold of it, to what is left
 
 
 def asking(**rest: object) -> bytes:
@@ -419,16 +420,22 @@ def test_a_large_last_answer_arrives_before_the_end(node):
         assert connection.is_closed()
 
 
-def test_one_connection_too_many_is_hung_up_on(node):
-    """The limit is reached, those within it notice nothing, and it is free again afterwards."""
-    with node.connect() as old:
+def test_one_asker_cannot_take_all_connections(node):
+    """Three quarters are one's own; the rest is kept for others, who notice nothing."""
+    most = MAX_CONNECTIONS * GREED // (GREED + 1) - 1  # beside the old one
+    with node.connect() as old, node.connect(tcp=True) as other:
         assert old.ask(tiny()).status == 200
-        crowd = [node.connect() for _ in range(MAX_CONNECTIONS - 1)]
+        crowd = [node.connect() for _ in range(most)]
         try:
             with node.connect() as beyond:
+                refused = beyond.read()
+                assert (refused.status, refused.reason) == (503, "overload")
+                assert "the rest is kept for others" in refused.json["error"]
                 assert beyond.is_closed()
             assert old.ask(tiny()).status == 200
             assert crowd[-1].ask(tiny()).status == 200
+            assert other.ask(tiny()).status == 200
+            assert node.ask(tiny(), tcp=True).status == 200
         finally:
             for connection in crowd:
                 connection.socket.close()

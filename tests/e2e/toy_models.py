@@ -80,6 +80,46 @@ def failing() -> bytes:
     return _file(nodes, inputs, [value("y", F32, [1, 1])], {})
 
 
+def marked(number: float, width: int = 2) -> bytes:
+    """Return a model on x [1, 4] whose every y [1, width] is the number, whatever x is."""
+    nodes = [node("MatMul", ["x", "nothing"], ["zero"]), node("Add", ["zero", "number"], ["y"])]
+    weights = {
+        "nothing": np.zeros((4, width), np.float32),
+        "number": np.full((1, width), number, np.float32),
+    }
+    return _file(nodes, [value("x", F32, [1, 4])], [value("y", F32, [1, width])], weights)
+
+
+def never() -> bytes:
+    """Return a model that loads and fails in every run: there is no place 7 in x [1, 4]."""
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Cast", ["sum"], ["zero"], to=I64),
+        node("Abs", ["zero"], ["size"]),
+        node("Max", ["size", "seven"], ["place"]),
+        node("Gather", ["x", "place"], ["y"], axis=1),
+    ]
+    y = value("y", F32, [1, 2])
+    return _file(nodes, [value("x", F32, [1, 4])], [y], {"seven": np.array([7, 7])})
+
+
+def root() -> bytes:
+    """Return y [1, 4], the roots of x [1, 4]: NaN for what is below zero."""
+    nodes = [node("Sqrt", ["x"], ["y"])]
+    return _file(nodes, [value("x", F32, [1, 4])], [value("y", F32, [1, 4])], {})
+
+
+def found_roots() -> bytes:
+    """Return the roots of those of x [1, 4] that are not zero: the data decides how many."""
+    nodes = [
+        node("NonZero", ["x"], ["places"]),
+        node("Transpose", ["places"], ["rows"]),
+        node("GatherND", ["x", "rows"], ["found"]),
+        node("Sqrt", ["found"], ["y"]),
+    ]
+    return _file(nodes, [value("x", F32, [1, 4])], [value("y", F32, ["n"])], {})
+
+
 def _file(nodes, inputs, outputs, weights) -> bytes:
     tensors = [numpy_helper.from_array(content, name) for name, content in weights.items()]
     graph = helper.make_graph(nodes, "toy", inputs, outputs, tensors)

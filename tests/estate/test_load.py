@@ -29,6 +29,7 @@ from tidsram.estate.types import (
     Lane,
     Question,
     Site,
+    Variant,
 )
 
 FULL = """
@@ -47,6 +48,7 @@ unix = "/run/lulea.sock"
 [hardware.edge-2]
 lanes = [{ cores = [1], device = "cpu" }, { cores = [2, 3] }]
 scheduling = "fifo"
+memory = "8 GiB"
 
 [decision.obstacle]
 bundle = "models/obstacle.onnx"
@@ -74,8 +76,21 @@ threshold = 0.35
 labels = ["person", "car"]
 
 [decision."tissue.v2"]
-bundle = "t.onnx"
 budget = "1 s"
+accuracy_floor = 0.75
+arrivals = { kind = "gamma", rate = "6/min", cv = 2, burst = 5 }
+
+[decision."tissue.v2".variants.int8]
+model = "t8.onnx"
+accuracy = 0.75
+
+[decision."tissue.v2".variants.fp32]
+model = "t32.onnx"
+accuracy = 0.9
+
+[decision."tissue.v2".variants.tiny]
+model = "t1.onnx"
+accuracy = 0.74
 """
 
 ESTATE = '[estate]\nname = "n"\n'
@@ -102,12 +117,16 @@ def test_full_estate_is_read_value_by_value():
             "lulea": Site(name="lulea", http="", unix="/run/lulea.sock"),
         },
         hardware={
-            "edge-2": Hardware(lanes=(Lane(cores=(1,)), Lane(cores=(2, 3))), scheduling="fifo")
+            "edge-2": Hardware(
+                lanes=(Lane(cores=(1,)), Lane(cores=(2, 3))),
+                memory_bytes=8 * 2**30,
+                scheduling="fifo",
+            )
         },
         decisions={
             "obstacle": Decision(
                 name="obstacle",
-                bundle="models/obstacle.onnx",
+                ladder=(Variant(name="obstacle", model="models/obstacle.onnx"),),
                 budget_ns=100_000_000,
                 objective=0.999,
                 criticality=Criticality.CRITICAL,
@@ -126,7 +145,16 @@ def test_full_estate_is_read_value_by_value():
                     kind="boxes", decoder="nanodet", threshold=0.35, labels=("person", "car")
                 ),
             ),
-            "tissue.v2": Decision(name="tissue.v2", bundle="t.onnx", budget_ns=1_000_000_000),
+            "tissue.v2": Decision(
+                name="tissue.v2",
+                ladder=(
+                    Variant(name="fp32", model="t32.onnx", accuracy=0.9),
+                    Variant(name="int8", model="t8.onnx", accuracy=0.75),
+                ),
+                budget_ns=1_000_000_000,
+                accuracy_floor=0.75,
+                arrivals=Arrivals(kind="gamma", rate=0.1, cv=2.0, burst=5),
+            ),
         },
     )
 
@@ -196,6 +224,29 @@ def test_unknown_key_names_file_table_key_value_and_the_nearest_spelling():
         ('arrivals = { kind = "poisson", rate = [] }', "rate = [] is not a rate"),
         ('arrivals = { kind = "poisson", rate = "2000000/s" }', 'at most "1000000/s"'),
         (
+            'arrivals = { kind = "gamma", rate = "1/s" }',
+            "[decision.obstacle.arrivals] has no cv; add a line such as cv = 2",
+        ),
+        (
+            'arrivals = { kind = "poisson", rate = "1/s", cv = 1 }',
+            'cv = 1 is of kind = "gamma" only, not of "poisson"; take it out',
+        ),
+        *(
+            (
+                f'arrivals = {{ kind = "gamma", rate = "1/s", cv = {cv} }}',
+                f"cv = {cv} is not a coefficient of variation from 0.01 to 100",
+            )
+            for cv in ("0", "-2", "0.001", "101")
+        ),
+        ('arrivals = { kind = "gamma", rate = "1/s", cv = nan }', "cv = nan is not a finite"),
+        *(
+            (
+                f'arrivals = {{ kind = "periodic", rate = "1/s", burst = {burst} }}',
+                f"burst = {burst} is not a whole number from 1 to 10000",
+            )
+            for burst in ("0", "-1", "1.5", "true", "10001")
+        ),
+        (
             "bundel = 1",
             'bundel = 1 is not a key of a decision in version 0.1.0; did you mean "bundle"?',
         ),
@@ -246,28 +297,109 @@ def test_wrong_budget_is_explained(budget, problem):
     assert said.startswith(f"tidsram.toml: [decision.obstacle] {problem}")
 
 
+def ladder(declared: str, keys: str = "") -> str:
+    """Return an estate whose decision has these variants."""
+    return f'{ESTATE}[decision.obstacle]\nbudget = "100 ms"\n{keys}\nvariants = {{ {declared} }}\n'
+
+
+A = 'a = { model = "a.onnx", accuracy = 0.9 }'
+B = 'b = { model = "b.onnx", accuracy = 0.8 }'
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            f"{GOOD}variants = {{ {A} }}\n",
+            '[decision.obstacle] bundle = "m.onnx" stands beside variants; keep one of them',
+        ),
+        (ladder(""), "[decision.obstacle.variants] declares 0 variants; allowed are 1 to 8"),
+        (
+            ladder(", ".join(A.replace("a =", f"a{i} =", 1) for i in range(9))),
+            "[decision.obstacle.variants] declares 9 variants; allowed are 1 to 8",
+        ),
+        (
+            ladder("").replace("{  }", '"int8"'),
+            'variants = "int8" is not a table; write [decision.obstacle.variants.NAME]',
+        ),
+        (
+            ladder('a = "a.onnx"'),
+            (
+                '[decision.obstacle.variants] a = "a.onnx" stands outside a table of its own; '
+                "write [decision.obstacle.variants.NAME] above the keys of a variant"
+            ),
+        ),
+        (ladder(f'"a b" = {{ }}, {B}'), 'is not a name: use at most 64 letters, digits, "_"'),
+        (
+            ladder("a = { accuracy = 0.9 }"),
+            "[decision.obstacle.variants.a] has no model; add a line such as model = ",
+        ),
+        (ladder("a = { model = 7 }"), "[decision.obstacle.variants.a] model = 7 is not a string"),
+        (
+            ladder(f'a = {{ model = "a.onnx" }}, {B}'),
+            "[decision.obstacle.variants.a] has no accuracy; add a line such as accuracy = 0.9",
+        ),
+        (
+            ladder('a = { model = "a.onnx" }', "accuracy_floor = 0.5"),
+            "[decision.obstacle.variants.a] has no accuracy",
+        ),
+        (ladder(A.replace("0.9", "90")), "accuracy = 90 is not a score from 0 to 1"),
+        (ladder(A.replace("0.9", '"0.9"')), "write the number without quotes"),
+        (ladder(A.replace("0.9", "nan")), "accuracy = nan is not a finite number"),
+        (ladder(A.replace("accuracy", "acuracy")), 'did you mean "accuracy"?'),
+        (ladder(A.replace("}", ', memory = "1 GiB" }')), LATER),
+        (ladder(A.replace("}", ', service = { edge = { p50 = "1 ms" } } }')), LATER),
+        (
+            ladder(f"{B}, {A}", "accuracy_floor = 0.95"),
+            (
+                "[decision.obstacle] accuracy_floor = 0.95 leaves no variant, the most accurate is "
+                "a with 0.9; lower it, or add a better variant"
+            ),
+        ),
+        (ladder(A, "accuracy_floor = 2"), "accuracy_floor = 2 is not a score from 0 to 1"),
+        (
+            GOOD + "accuracy_floor = 0.5\n",
+            "[decision.obstacle] accuracy_floor = 0.5 compares variants, and there are none",
+        ),
+    ],
+)
+def test_wrong_ladder_is_explained(text, problem):
+    """One example for each rule of variants and their floor."""
+    assert problem in complaint(text)
+
+
+def test_ladder_begins_with_the_most_accurate_and_keeps_the_order_of_equals():
+    """The rungs are the places in it."""
+    equals = "".join(f', {name} = {{ model = "{name}", accuracy = 0.85 }}' for name in "zcx")
+
+    found = parse_estate(ladder(f"{B}{equals}, {A}"), "t").decisions["obstacle"].ladder
+
+    assert [variant.name for variant in found] == ["a", "z", "c", "x", "b"]
+
+
+def test_single_variant_needs_no_accuracy():
+    """There is nothing to compare it with."""
+    found = parse_estate(ladder('a = { model = "a.onnx" }'), "t").decisions["obstacle"].ladder
+
+    assert found == (Variant(name="a", model="a.onnx"),)
+
+
 @pytest.mark.parametrize(
     ("addition", "table"),
     [
         ("growth = { q1 = 1.5 }", "[decision.obstacle.growth]"),
         ('data = "camera"', '[decision.obstacle] data = "camera"'),
         ('jurisdictions = ["SE"]', '[decision.obstacle] jurisdictions = ["SE"]'),
-        ("accuracy_floor = 0.75", "[decision.obstacle] accuracy_floor = 0.75"),
         ('sources = ["gavle"]', '[decision.obstacle] sources = ["gavle"]'),
-        ("[decision.obstacle.variants.fp32]", "[decision.obstacle.variants]"),
         ('record = "required"', '[decision.obstacle] record = "required"'),
         ('record = "durable"', '[decision.obstacle] record = "durable"'),
-        (
-            'arrivals = { kind = "gamma", rate = "1/s" }',
-            '[decision.obstacle.arrivals] kind = "gamma"',
-        ),
         (
             'arrivals = { kind = "trace", rate = "1/s" }',
             '[decision.obstacle.arrivals] kind = "trace"',
         ),
         (
-            'arrivals = { kind = "poisson", rate = "1/s", burst = 2 }',
-            "[decision.obstacle.arrivals]",
+            'arrivals = { kind = "poisson", rate = "1/s", file = "t.csv" }',
+            '[decision.obstacle.arrivals] file = "t.csv"',
         ),
         ("[link.a.b]", "[link]"),
         ('[site.a]\njurisdiction = "SE"', '[site.a] jurisdiction = "SE"'),
@@ -276,7 +408,6 @@ def test_wrong_budget_is_explained(budget, problem):
         ("[site.a]\nlocation = [60.67, 17.14]", "[site.a] location = [60.67, 17.14]"),
         ('[site.a]\ngrpc = "127.0.0.1:1"', "[site.a] grpc"),
         ('[site.a]\nfabric = "127.0.0.1:1"', "[site.a] fabric"),
-        ('[hardware.h]\nmemory = "8 GiB"', '[hardware.h] memory = "8 GiB"'),
         ("[hardware.h]\nyearly_cost = 4200", "[hardware.h] yearly_cost = 4200"),
     ],
 )
@@ -389,6 +520,10 @@ def test_name_that_no_url_or_metric_can_carry_is_refused(name, near):
         ),
         ("[hardware.h]\nlanes = [1]\n", "lanes = [1] is not a list of tables"),
         ("[hardware.h]\nscheduling = 'rt'\n", 'allowed is "auto", "fifo", "nice"'),
+        ("[hardware.h]\nmemory = 8\n", 'memory = 8 has no unit; did you mean "8 GiB"?'),
+        ("[hardware.h]\nmemory = '8 gigs'\n", 'is not a size like "8 GiB"; units are B, KB'),
+        ("[hardware.h]\nmemory = '0 GiB'\n", 'memory = "0 GiB" is no memory at all'),
+        ("[hardware.h]\nmemory = []\n", "memory = [] is not a size"),
     ],
 )
 def test_wrong_site_or_hardware_is_explained(text, problem):
@@ -534,7 +669,7 @@ def test_quick_estate_has_one_decision_named_after_the_file(tmp_path):
         decisions={
             "my-model-2": Decision(
                 name="my-model-2",
-                bundle=str(tmp_path / "my model (2).onnx"),
+                ladder=(Variant(name="my model (2)", model=str(tmp_path / "my model (2).onnx")),),
                 budget_ns=20_000_000,
                 shapes={"x": (1, 3)},
             )

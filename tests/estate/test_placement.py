@@ -14,7 +14,7 @@ from tidsram.estate.placement import (
     show_cores,
     warm_lanes,
 )
-from tidsram.estate.types import Criticality, Decision, Estate, Hardware, Lane, Site
+from tidsram.estate.types import Criticality, Decision, Estate, Hardware, Lane, Site, Variant
 
 DECLARED = Estate(
     name="e",
@@ -24,7 +24,8 @@ DECLARED = Estate(
 
 
 def decision(name: str, criticality: Criticality = Criticality.STANDARD) -> Decision:
-    return Decision(name=name, bundle="m.onnx", budget_ns=1, criticality=criticality)
+    ladder = (Variant(name="m", model="m.onnx"),)
+    return Decision(name=name, ladder=ladder, budget_ns=1, criticality=criticality)
 
 
 def lanes(*cores: int) -> tuple[Lane, ...]:

@@ -29,6 +29,7 @@ NUMPY = {
 }
 ANY = sorted(DATATYPES)
 IN_JSON = sorted(set(DATATYPES) - {"FP16"})
+TOLD = oip.answered_by("here", "m-fp32")
 NUMBERS = (100_000, 700, 99_300, 10, 20, 30, 200, 400, 40, b"0a1b", 17)
 
 X = TensorSpec("x", "FP32", (1, 2))
@@ -41,7 +42,7 @@ TWO = ModelSpec(
 
 def decode(question: object, tail_bytes: int = 0, spec: ModelSpec = ONE) -> Ask:
     header = question if isinstance(question, bytes) else json.dumps(question).encode()
-    return oip.decode_infer(header, tail_bytes, "m", spec, "here", "m-fp32")
+    return oip.decode_infer(header, tail_bytes, "m", spec)
 
 
 def refusal(question: object, tail_bytes: int = 0, spec: ModelSpec = ONE) -> RequestError:
@@ -74,7 +75,7 @@ def answer(ask: Ask, spec: ModelSpec, outputs: list[np.ndarray]) -> tuple[dict, 
     given = [
         (o.shape, memoryview(np.ascontiguousarray(o).reshape(-1).view(np.uint8))) for o in outputs
     ]
-    head, raw = oip.encode_answer(ask, "m", "here", "m-fp32", spec, given.__getitem__, NUMBERS)
+    head, raw = oip.encode_answer(ask, "m", spec, TOLD, given.__getitem__, NUMBERS)
     return json.loads(head), b"".join(raw)
 
 

@@ -66,6 +66,16 @@ def test_offsets_come_out_as_they_went_in(offsets):
     assert wire.unpack_offsets(wire.pack_offsets(offsets)) == offsets
 
 
+@given(st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
+def test_a_job_is_24_bytes_and_names_its_rung(rung, slot, number):
+    """Kind and rung share the first word, as docs/wire.md says."""
+    message = wire.JOB.pack(wire.RUN, rung, slot, number, number)
+
+    assert len(message) == 24
+    assert int.from_bytes(message[:4], "little") == wire.RUN + (rung << 16)
+    assert wire.JOB.unpack_from(message) == (wire.RUN, rung, slot, number, number)
+
+
 @given(st.lists(st.lists(st.integers(0, 2**31)), max_size=8))
 def test_shapes_come_out_as_they_went_in(given_shapes):
     """Behind a fixed head, as the gate receives it."""

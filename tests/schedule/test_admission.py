@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tidsram.estate.types import Criticality
 from tidsram.outcome import Reason
 from tidsram.schedule.events import Action, Evict, Job, Reject, Start, Stop
-from tidsram.schedule.scheduler import Policy, Scheduler
-from tidsram.testing import FixedEstimate, Shell
+from tidsram.schedule.scheduler import Policy
+from tidsram.testing import FirstCome, FixedEstimate, Shell
 from tidsram.units import MS
 
 MANY = 3 * settings.default.max_examples
@@ -92,8 +92,8 @@ def test_refusal_for_the_sake_of_lower_priority_names_the_end_of_all():
     """It would go before them at any due time, and one of them has no time to give."""
     node = one_lane(Policy("a"), Policy("b"))
     node.ask("a", 100 * MS)
-    node.ask("a", 25 * MS, order=(0, 2))
-    node.ask("a", 90 * MS, order=(0, 3))
+    node.ask("a", 25 * MS, priority=2)
+    node.ask("a", 90 * MS, priority=3)
 
     (refusal,) = node.ask("b", 500 * MS)
 
@@ -246,18 +246,6 @@ def test_job_that_fits_on_one_lane_only_goes_there():
     assert node.ask("a", 25 * MS) == [Start(node.jobs[2], 1, on_deck=False)]
 
 
-def test_lane_where_nobody_is_displaced_is_taken_first():
-    """The first lane would finish it earlier, at the cost of a request that its asker lowered."""
-    node = Shell(Policy("a"), Policy("b"), lanes=2)
-    node.ready("a", 10 * MS, lane=0)
-    node.ready("b", 10 * MS, lane=0)
-    node.ready("a", 22 * MS, lane=1)
-    node.ask("b", 100 * MS)
-    node.ask("b", 29 * MS, order=(1, 1))
-
-    assert node.ask("a", 25 * MS) == [Start(node.jobs[2], 1, on_deck=False)]
-
-
 def test_hopeless_job_is_told_when_its_turn_comes():
     """The run before it took too long: it is evicted, not run in vain, and the next one starts."""
     node = one_lane(Policy("a"), Policy("b"))
@@ -294,12 +282,12 @@ QUESTIONS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 40)), min_
 
 def ask_all(questions) -> tuple[list[Job], list[Action]]:
     """Ask a lane for all of these at once; return what it promised, and its last decision."""
-    scheduler = Scheduler([Policy(name) for name in SERVICE_NS], 1, FixedEstimate)
+    scheduler = FirstCome([Policy(name) for name in SERVICE_NS], 1, FixedEstimate)
     for name, service_ns in SERVICE_NS.items():
-        scheduler.worker_ready(0, name, 0, [service_ns])
+        scheduler.worker_ready(0, name, 0, [[service_ns]])
     promised, actions = [], []
-    for number, (name, due_ns, *order) in enumerate(questions):
-        job = Job(number, name, 0, 1000 + due_ns, due_ns, *order)
+    for number, (name, due_ns, *priority) in enumerate(questions):
+        job = Job(number, name, 0, 1000 + due_ns, due_ns, *priority)
         actions = scheduler.arrived(0, job)
         if not refusals(actions):
             promised.append(job)
@@ -356,21 +344,21 @@ def test_earliest_feasible_is_feasible_and_the_earliest(questions, name):
     assert promised == [earliest_ns]
 
 
-ORDERS = st.sampled_from([(0, 1), (0, 2), (1, 1)])
-ORDERED = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60), ORDERS), max_size=6)
+PRIORITIES = st.integers(1, 2)
+ORDERED = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60), PRIORITIES), max_size=6)
 
 
-@given(ORDERED, st.sampled_from("abc"), ORDERS)
+@given(ORDERED, st.sampled_from("abc"), PRIORITIES)
 @settings(max_examples=MANY)
-def test_earliest_feasible_respects_priority_and_lowering(questions, name, order):
+def test_earliest_feasible_respects_priority(questions, name, priority):
     """As above, unless no due time at all could be promised now: then it is after all others."""
-    (refused,) = refusals(ask_all([*questions, (name, 1, order)])[1])
+    (refused,) = refusals(ask_all([*questions, (name, 1, priority)])[1])
     earliest_ns = refused.earliest_feasible_ns
 
     promised = [
         due_ns
         for due_ns in [*range(1, earliest_ns + 1), 10_000]
-        if not refusals(ask_all([*questions, (name, due_ns, order)])[1])
+        if not refusals(ask_all([*questions, (name, due_ns, priority)])[1])
     ]
 
     assert promised in ([earliest_ns, 10_000], [])

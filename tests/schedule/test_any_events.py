@@ -11,6 +11,7 @@ from tidsram.testing import PROBE, FixedEstimate, Shell
 from tidsram.units import MS, SECOND
 
 NAMES, BOUNDS_NS, LANES = ("a", "b", "c"), (5 * MS, 12 * MS, 30 * MS), 2
+FASTER_NS = {"a": (), "b": (6 * MS,), "c": (15 * MS, 5 * MS)}  # variants down the ladder
 PICK = st.integers(0, 99)
 
 
@@ -20,24 +21,31 @@ class AnyEvents(RuleBasedStateMachine):
     @initialize(
         criticalities=st.tuples(*[st.sampled_from(list(Criticality))] * len(NAMES)),
         newest=st.booleans(),
+        rate=st.sampled_from([0.0, 5.0, 100.0]),
         estimate=st.sampled_from([Estimate, FixedEstimate]),
     )
-    def open(self, criticalities, newest, estimate):
+    def open(self, criticalities, newest, rate, estimate):
         queue = "newest" if newest else "edf"
-        policies = [Policy(n, c, queue=queue) for n, c in zip(NAMES, criticalities, strict=True)]
+        policies = [
+            Policy(name, criticality, queue=queue, rate=rate, burst=2)
+            for name, criticality in zip(NAMES, criticalities, strict=True)
+        ]
         self.node = Shell(*policies, lanes=LANES, estimate=estimate)
         for name, bound_ns in zip(NAMES, BOUNDS_NS, strict=True):
             for lane in range(LANES):
-                self.node.ready(name, bound_ns, lane=lane)
+                self.node.ready(name, bound_ns, lane=lane, faster_ns=FASTER_NS[name])
 
     @rule(
         name=st.sampled_from(NAMES),
         budget_ns=st.integers(1, 200).map(lambda ms: ms * MS),
-        order=st.tuples(st.integers(0, 1), st.integers(1, 2)),
+        lowered=st.integers(0, 2),
+        priority=st.integers(1, 2),
+        asker=st.sampled_from(["", "x", "y"]),
         stream=st.sampled_from(["", "", "left", "right"]),
     )
-    def ask(self, name, budget_ns, order, stream):
-        self.node.ask(name, budget_ns, order=order, stream=stream)
+    def ask(self, name, budget_ns, lowered, priority, asker, stream):
+        asks = {"lowered": lowered, "priority": priority, "asker": asker, "stream": stream}
+        self.node.ask(name, budget_ns, **asks)
 
     @rule(after_ns=st.sampled_from([1, MS, 7 * MS, 40 * MS, 2 * SECOND]))
     def wait(self, after_ns):
@@ -51,11 +59,12 @@ class AnyEvents(RuleBasedStateMachine):
     def tick(self):
         self.node.tick()
 
-    @precondition(lambda self: any(self.node.runs.values()))
+    @precondition(lambda self: any((*self.node.runs.values(), *self.node.aside.values())))
     @rule(pick=PICK, ok=st.booleans(), ran_ns=st.sampled_from([1, 4 * MS, 20 * MS]))
     def run_ends(self, pick, ok, ran_ns):
-        busy = [(key, jobs[0]) for key, jobs in self.node.runs.items() if jobs]
-        (lane, _), job = busy[pick % len(busy)]
+        busy = [(lane, jobs[0]) for (lane, _), jobs in self.node.runs.items() if jobs]
+        busy += [(lane, jobs[0]) for (_, lane), jobs in self.node.aside.items() if jobs]
+        lane, job = busy[pick % len(busy)]
         if job.job_id == PROBE:
             self.node.probe_ended(job.decision, ran_ns, lane)
         elif ok:
@@ -75,7 +84,8 @@ class AnyEvents(RuleBasedStateMachine):
         every = {(name, lane) for name in NAMES for lane in range(LANES)}
         down = sorted(every - self.node.up)
         name, lane = down[pick % len(down)]
-        self.node.ready(name, BOUNDS_NS[NAMES.index(name)], lane=lane)
+        bound_ns = BOUNDS_NS[NAMES.index(name)]
+        self.node.ready(name, bound_ns, lane=lane, faster_ns=FASTER_NS[name])
 
     @precondition(lambda self: self.node.jobs)
     @rule(pick=PICK)
@@ -97,7 +107,13 @@ class AnyEvents(RuleBasedStateMachine):
             for level in levels:
                 keys = [placed.urgency for placed in level.queue]
                 assert keys == sorted(keys)
-                assert level.running is not None or not (level.queue or level.deck)
+                assert level.running is not None or level.deck is None
+                strangers = [p for p in level.queue if p.rank != p.worker.rank]
+                assert len(strangers) == level.strangers
+                for placed in level.queue:
+                    between = levels[placed.worker.rank : placed.rank + 1]
+                    runs = [other.running for other in between if other.running is not None]
+                    assert runs or placed.worker.stuck is not None
 
     @invariant()
     def next_wake_is_not_after_any_open_deadline(self):
@@ -109,7 +125,8 @@ class AnyEvents(RuleBasedStateMachine):
     @invariant()
     def idle_means_that_nothing_is_open(self):
         open_numbers = self.node.jobs.keys() - self.node.reasons.keys()
-        running = [j for jobs in self.node.runs.values() for j in jobs if j.job_id != PROBE]
+        every = (*self.node.runs.values(), *self.node.aside.values())
+        running = [job for jobs in every for job in jobs if job.job_id != PROBE]
 
         assert self.node.scheduler.idle == (not open_numbers and not running)
 

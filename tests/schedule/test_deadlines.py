@@ -108,16 +108,16 @@ def test_answer_at_the_last_moment_is_no_miss():
 
 def test_next_wake_is_the_earliest_deadline():
     """A tighter arrival brings it forward, its end gives it back."""
-    node = one_lane(Policy("a"), Policy("b"))
-    node.ask("a", 60 * MS)
-    node.ask("b", 90 * MS)
+    node = one_lane(Policy("a"), Policy("c", Criticality.CRITICAL))
+    node.ask("a", 90 * MS)
+    node.ask("c", 60 * MS)
     assert node.scheduler.next_wake_ns == 60 * MS
 
-    node.ask("a", 40 * MS)
+    node.ask("c", 40 * MS)
     assert node.scheduler.next_wake_ns == 40 * MS
 
     node.wait_until(10 * MS)
-    node.end(0)
+    node.end(1)
     node.end(2)
     assert node.scheduler.next_wake_ns == 90 * MS
 

@@ -9,6 +9,7 @@ from tidsram.schedule.estimate import (
     FAST_NS,
     FAST_RUNS,
     GUARD,
+    STEP_UNDER_RUNS,
     UNCALIBRATED,
     UNCALIBRATED_RUNS,
     Estimate,
@@ -132,11 +133,11 @@ def test_rare_runs_are_judged_by_the_day():
 
 
 def test_slow_hour_does_not_speak_for_the_rest_of_the_day():
-    """As many good runs as make a window of their own, and the bound is theirs."""
+    """So many good runs in a row are a step, and the bound is theirs."""
     bad_hour = [20 * MS] * 400
 
-    still_slow, _ = seen(*bad_hour, *[1 * MS] * (FAST_RUNS - 3), step_ns=10 * SECOND)
-    healed, now_ns = seen(*bad_hour, *[1 * MS] * FAST_RUNS, step_ns=10 * SECOND)
+    still_slow, _ = seen(*bad_hour, *[1 * MS] * (STEP_UNDER_RUNS - 1), step_ns=10 * SECOND)
+    healed, now_ns = seen(*bad_hour, *[1 * MS] * STEP_UNDER_RUNS, step_ns=10 * SECOND)
 
     assert still_slow.upper_ns >= 20 * MS
     assert healed.upper_ns == int(1 * MS * GUARD)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tidsram.estate.types import Criticality
 from tidsram.outcome import Reason
-from tidsram.schedule.events import Evict, Job, Start
+from tidsram.schedule.events import Evict, Job, Start, Stop
 from tidsram.schedule.lane import urgency
 from tidsram.schedule.scheduler import Policy
 from tidsram.testing import Shell
@@ -18,7 +18,7 @@ JOBS = st.builds(
     arrival_ns=st.just(0),
     deadline_ns=st.just(0),
     due_ns=st.integers(0, 3),
-    order=st.tuples(st.integers(0, 2), st.integers(1, 3)),
+    priority=st.integers(1, 3),
 )
 
 
@@ -84,8 +84,8 @@ def test_priority_goes_before_the_deadline():
     """Inside a criticality, priority 1 overtakes a tighter priority 2."""
     node = shared_lane()
     node.ask("a", 100 * MS)
-    node.ask("a", 60 * MS, order=(0, 2))
-    node.ask("b", 90 * MS, order=(0, 1))
+    node.ask("a", 60 * MS, priority=2)
+    node.ask("b", 90 * MS, priority=1)
 
     assert served(node) == [0, 2, 1]
 
@@ -94,17 +94,17 @@ def test_what_its_asker_lowered_runs_last():
     """A lowered request waits for all others of its level, whatever its priority and deadline."""
     node = shared_lane()
     node.ask("a", 100 * MS)
-    node.ask("a", 60 * MS, order=(1, 1))
-    node.ask("b", 90 * MS, order=(0, 7))
+    node.ask("a", 60 * MS, lowered=1)
+    node.ask("b", 90 * MS, priority=7)
 
     assert served(node) == [0, 2, 1]
 
 
-def test_what_its_asker_lowered_is_displaced_first():
-    """A new request takes the time of a lowered one, which hears it at once; others keep theirs."""
+def test_what_its_asker_lowered_takes_nothing_from_others():
+    """A new request is promised as if the lowered one were not there; that one hears it at once."""
     node = shared_lane()
     node.ask("a", 100 * MS)
-    node.ask("a", 35 * MS, order=(1, 1))
+    node.ask("a", 35 * MS, lowered=1)
     node.ask("b", 36 * MS)
 
     actions = node.ask("b", 37 * MS)
@@ -114,12 +114,12 @@ def test_what_its_asker_lowered_is_displaced_first():
     assert served(node) == [0, 2, 3]
 
 
-def test_displaced_request_makes_room_for_the_next():
+def test_evicted_request_makes_room_for_the_next():
     """The first lowered one goes; its time is the second's, which therefore stays."""
     node = shared_lane()
     node.ask("a", 100 * MS)
-    node.ask("a", 25 * MS, order=(1, 1))
-    node.ask("b", 35 * MS, order=(1, 1))
+    node.ask("a", 25 * MS, lowered=1)
+    node.ask("b", 35 * MS, lowered=1)
 
     node.ask("b", 100 * MS)
 
@@ -127,15 +127,37 @@ def test_displaced_request_makes_room_for_the_next():
     assert served(node) == [0, 3, 2]
 
 
-def test_lowered_request_displaces_nobody_of_its_kind():
-    """What displaces must be less lowered than what it displaces."""
-    node = shared_lane()
-    node.ask("a", 100 * MS)
-    node.ask("a", 25 * MS, order=(1, 2))
+def test_lowered_run_gives_way_to_its_own_decision():
+    """It holds the only worker: where that would cost a promise, it is stopped and told."""
+    node = Shell(Policy("c", Criticality.CRITICAL))
+    node.ready("c", 10 * MS)
+    node.ask("c", 100 * MS, lowered=1)
 
-    node.ask("b", 100 * MS, order=(1, 1))
+    actions = node.ask("c", 12 * MS)
 
-    assert node.reasons == {2: Reason.OVERLOAD}
+    assert actions[:2] == [Evict(node.jobs[0], Reason.EVICTED), Stop(node.jobs[0], 0)]
+    assert actions[2:] == [Start(node.jobs[1], 0, on_deck=True)]
+
+
+def test_lowered_run_may_end_where_there_is_time():
+    """What still makes it behind the run lets it be."""
+    node = Shell(Policy("c", Criticality.CRITICAL))
+    node.ready("c", 10 * MS)
+    node.ask("c", 100 * MS, lowered=1)
+
+    assert node.ask("c", 20 * MS) == [Start(node.jobs[1], 0, on_deck=True)]
+    assert node.reasons == {}
+
+
+def test_lowered_job_of_a_critical_decision_waits_for_standard_runs():
+    """The kernel would let its worker go first, so it is not started before they are done."""
+    node = Shell(Policy("c", Criticality.CRITICAL), Policy("s"))
+    node.ready("c", 10 * MS)
+    node.ready("s", 10 * MS)
+    node.ask("s", 100 * MS)
+
+    assert node.ask("c", 90 * MS, lowered=1) == []
+    assert node.end(0) == [Start(node.jobs[1], 0, on_deck=False)]
 
 
 def test_next_job_goes_on_deck_behind_its_own_decision():

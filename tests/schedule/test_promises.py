@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tidsram.estate.types import Criticality
 from tidsram.outcome import Reason
@@ -11,7 +12,7 @@ from tidsram.schedule.scheduler import Policy
 from tidsram.simulate.result import REASONS
 from tidsram.simulate.run import Node
 from tidsram.simulate.script import Drained, Gone, Hung, Lost, Slower
-from tidsram.testing import FixedEstimate, loads, play
+from tidsram.testing import FirstCome, FixedEstimate, loads, play
 
 MANY = 3 * settings.default.max_examples
 NAMES, BOUNDS_NS = ("a", "b", "c"), (10, 25, 60)
@@ -30,16 +31,16 @@ def node(*policies: Policy, lane_count: int = 1, return_ns: int = 1) -> Node:
 
 
 @given(
-    loads(NAMES, BOUNDS_NS, orders=((0, 1), (0, 2), (0, 3))),
+    loads(NAMES, BOUNDS_NS, priorities=(1, 2, 3)),
     st.integers(1, 3),
     st.integers(1, 20),
 )
 @settings(max_examples=MANY)
 def test_promise_is_kept_when_every_run_keeps_its_bound(load, lane_count, return_ns):
     """Any arrivals, budgets, priorities, lanes; what is admitted ends before its due time."""
-    one_criticality = node(*map(Policy, NAMES), lane_count=lane_count, return_ns=return_ns)
+    unshared = node(*map(Policy, NAMES), lane_count=lane_count, return_ns=return_ns)
 
-    asked = play(one_criticality, load).asked
+    asked = play(replace(unshared, scheduler=FirstCome), load).asked
 
     promised = asked.promised_ns > 0
     assert set(asked.reason[promised]) <= {REASONS.index(Reason.NONE)}
@@ -96,7 +97,9 @@ EVENTS = st.one_of(
     loads(
         NAMES,
         BOUNDS_NS,
-        orders=((0, 1), (0, 2), (1, 1)),
+        priorities=(1, 2),
+        lowered=(0, 1),
+        askers=("x", "y"),
         streams=("", "left", "right"),
     ),
     st.lists(EVENTS, max_size=8),

@@ -7,7 +7,7 @@ from prometheus import read
 
 from tidsram.outcome import TABLE, Reason
 from tidsram.protocol.oip import STAGES
-from tidsram.serve.metrics import Metrics, metrics_bytes
+from tidsram.serve.metrics import Metrics, Service, metrics_bytes
 
 NAMES = ["obstacle", "tissue"]
 
@@ -16,9 +16,13 @@ def made(lanes: int = 2) -> Metrics:
     return Metrics(memoryview(bytearray(metrics_bytes(len(NAMES), lanes))), NAMES, lanes)
 
 
+def render(metrics: Metrics, taken=None, service=()) -> bytes:
+    return metrics.render(taken or {}, {name: ["large", "small"] for name in NAMES}, service)
+
+
 def test_a_fresh_node_shows_every_series_at_zero():
     """Alerts on a rate need the zero: each decision, reason and lane is there from the start."""
-    samples = read(made().render({"obstacle": 0, "tissue": 0}))
+    samples = read(render(made(), {"obstacle": 0, "tissue": 0}))
 
     requests = samples["tidsram_requests_total"]
     assert {dict(labels)["reason"] for labels in requests} == set(Reason)
@@ -34,7 +38,7 @@ def test_a_count_appears_under_its_outcome_and_reason_only(reason):
     metrics.row("tissue").count(reason)
     metrics.row("tissue").count(reason, 2)
 
-    requests = read(metrics.render({}))["tidsram_requests_total"]
+    requests = read(render(metrics))["tidsram_requests_total"]
 
     wanted = (("decision", "tissue"), ("outcome", TABLE[reason].outcome), ("reason", reason))
     assert {labels: n for labels, n in requests.items() if n} == {wanted: 3}
@@ -47,7 +51,7 @@ def test_stage_histograms_hold_each_observation(times_ns):
     for ns in times_ns:
         metrics.row("obstacle").observe([ns] * (len(STAGES) + 1))
 
-    samples = read(metrics.render({}))
+    samples = read(render(metrics))
 
     for stage in (*STAGES, "spent"):
         labels = (("decision", "obstacle"), ("stage", stage))
@@ -67,13 +71,33 @@ def test_gauges_oddities_and_busy_time_are_what_was_told():
     metrics.row("tissue").count_odd()
     metrics.add_busy(1, 1_500_000_000)
 
-    samples = read(metrics.render({"obstacle": 3, "tissue": 0}))
+    samples = read(render(metrics, {"obstacle": 3, "tissue": 0}))
 
     assert samples["tidsram_slots_taken"][("decision", "obstacle"),] == 3
     assert samples["tidsram_oddities_total"][("decision", "tissue"),] == 1
     assert samples["tidsram_oddities_total"][("decision", "obstacle"),] == 0
     assert samples["tidsram_lane_busy_seconds_total"][("lane", "1"),] == 1.5
     assert metrics.busy_ns(0) == 0
+
+
+def test_promises_variants_and_service_times_are_what_was_told():
+    """Calibration, accuracy delivered, and what the scheduler goes by."""
+    metrics = made()
+    for kept in (True, True, False):
+        metrics.row("tissue").count_promise(kept=kept)
+    metrics.row("tissue").count_rung(1)
+    labels = 'decision="tissue",lane="0",variant="small"'
+
+    samples = read(render(metrics, service=[Service(labels, 0.002, 3)]))
+
+    predictions = samples["tidsram_predictions_total"]
+    assert predictions[("decision", "tissue"), ("kept", "yes")] == 2
+    assert predictions[("decision", "tissue"), ("kept", "no")] == 1
+    answers = {key: n for key, n in samples["tidsram_answers_total"].items() if n}
+    assert answers == {(("decision", "tissue"), ("variant", "small")): 1}
+    key = (("decision", "tissue"), ("lane", "0"), ("variant", "small"))
+    assert samples["tidsram_service_upper_seconds"][key] == 0.002
+    assert samples["tidsram_service_steps_total"][key] == 3
 
 
 def test_two_views_of_the_memory_see_the_same_numbers():

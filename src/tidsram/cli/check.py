@@ -9,7 +9,7 @@ import msgspec
 from tidsram.errors import EstateError, ModelRefused
 from tidsram.estate.load import load_estate, read_model
 from tidsram.estate.placement import lanes_of, show_cores, warm_lanes
-from tidsram.estate.types import Decision, Estate, Lane
+from tidsram.estate.types import Arrivals, Decision, Estate, Lane, Variant
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
 from tidsram.units import US, show_ns, show_rate
 
@@ -26,17 +26,42 @@ class SiteHere(msgspec.Struct, frozen=True):
     problem: str
 
 
+class CheckedVariant(msgspec.Struct, frozen=True):
+    """One variant with what its model turned out to be; `problem` says why it is refused."""
+
+    variant: Variant
+    model: ModelSpec | None
+    problem: str
+
+
 class Checked(msgspec.Struct, frozen=True):
-    """One decision with what its model turned out to be; `problem` says why it is refused."""
+    """One decision with its ladder, the most accurate variant first."""
 
     decision: Decision
-    model: ModelSpec | None
+    ladder: tuple[CheckedVariant, ...]
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """The inputs and outputs of the variants that can be served."""
+        return next((checked.model for checked in self.ladder if checked.model), None)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why variants are refused."""
+        return [checked.problem for checked in self.ladder if checked.problem]
+
+
+class _VariantJson(msgspec.Struct):
+    variant: str
+    accuracy: float | None
+    model: str
     problem: str
 
 
 class _DecisionJson(msgspec.Struct):
     decision: str
-    bundle: str
+    ladder: list[_VariantJson]
+    accuracy_floor: float
     budget_us: int
     objective: float
     criticality: str
@@ -44,7 +69,6 @@ class _DecisionJson(msgspec.Struct):
     arrivals: dict[str, str | float] | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    problem: str
 
 
 class _ReportJson(msgspec.Struct):
@@ -61,9 +85,9 @@ def run(*, file: Path, as_json: bool) -> int:
     estate = load_estate(file)
     cores = sorted(os.sched_getaffinity(0))
     sites = [_site_here(estate, name, cores) for name in estate.sites]
-    checked = [_check_model(file.parent, decision) for decision in estate.decisions.values()]
+    checked = [_check_ladder(file.parent, decision) for decision in estate.decisions.values()]
     # Sites on other machines are no fault of this one: it has to fit one of them.
-    ok = not any(c.problem for c in checked) and any(not s.problem for s in sites)
+    ok = not any(c.problems for c in checked) and any(not s.problem for s in sites)
     if as_json:
         _print_json(file, estate, cores, sites, checked, ok=ok)
     else:
@@ -93,15 +117,29 @@ def _site_here(estate: Estate, name: str, cores: list[int]) -> SiteHere:
     )
 
 
-def _check_model(base: Path, decision: Decision) -> Checked:
-    # It brings the whole ONNX package along, which a mistake in the estate need not wait for.
-    from tidsram.engine.inspect import inspect_model
+def _check_ladder(base: Path, decision: Decision) -> Checked:
+    ladder: list[CheckedVariant] = []
+    for variant in decision.ladder:
+        top = next((checked for checked in ladder if checked.model), None)
+        try:
+            model = _inspect(base, decision, variant, top)
+            ladder.append(CheckedVariant(variant, model, ""))
+        except ModelRefused as refused:
+            ladder.append(CheckedVariant(variant, None, str(refused)))
+    return Checked(decision, tuple(ladder))
 
-    try:
-        content = read_model(base / decision.bundle)
-        return Checked(decision, inspect_model(content, decision.bundle, decision.shapes), "")
-    except ModelRefused as refused:
-        return Checked(decision, None, str(refused))
+
+def _inspect(
+    base: Path, decision: Decision, variant: Variant, top: CheckedVariant | None
+) -> ModelSpec:
+    # They bring the whole ONNX package along, which a mistake in the estate need not wait for.
+    from tidsram.engine.inspect import inspect_model
+    from tidsram.serve.ladder import check_alike
+
+    model = inspect_model(read_model(base / variant.model), variant.model, decision.shapes)
+    if top is not None and top.model is not None:
+        check_alike(variant.model, model, top.variant.name, top.model)
+    return model
 
 
 def _print_json(
@@ -126,19 +164,30 @@ def _print_json(
 
 def _decision_json(checked: Checked) -> _DecisionJson:
     decision, model = checked.decision, checked.model
-    arrivals = decision.arrivals
     return _DecisionJson(
         decision=decision.name,
-        bundle=decision.bundle,
+        ladder=[
+            _VariantJson(c.variant.name, c.variant.accuracy, c.variant.model, c.problem)
+            for c in checked.ladder
+        ],
+        accuracy_floor=decision.accuracy_floor,
         budget_us=decision.budget_ns // US,
         objective=decision.objective,
         criticality=decision.criticality.value,
         queue=decision.queue,
-        arrivals={"kind": arrivals.kind, "rate_per_s": arrivals.rate} if arrivals else None,
+        arrivals=_arrivals_json(decision.arrivals) if decision.arrivals else None,
         inputs=model.inputs if model else (),
         outputs=model.outputs if model else (),
-        problem=checked.problem,
     )
+
+
+def _arrivals_json(arrivals: Arrivals) -> dict[str, str | float]:
+    found: dict[str, str | float] = {"kind": arrivals.kind, "rate_per_s": arrivals.rate}
+    if arrivals.kind == "gamma":
+        found["cv"] = arrivals.cv
+    if arrivals.burst:
+        found["burst"] = arrivals.burst
+    return found
 
 
 def _print_words(
@@ -156,7 +205,7 @@ def _print_words(
         print(f"\nSite {site.site}")
         for label, words in _site_lines(site):
             print(f"  {label:<10} {words}")
-    refused = [one.problem for one in checked if one.problem]
+    refused = [problem for one in checked for problem in one.problems]
     lost = [site.problem for site in sites if site.problem]
     print()
     if not refused and len(lost) < len(sites):
@@ -169,12 +218,11 @@ def _print_words(
 
 def _decision_lines(one: Checked, sites: list[SiteHere]) -> list[tuple[str, str]]:
     decision, budget = one.decision, show_ns(one.decision.budget_ns)
-    lines = [("model", f"{decision.bundle}: {_show_model(one.model)}")]
-    if decision.arrivals:
-        arrivals = f"{decision.arrivals.kind}, {show_rate(decision.arrivals.rate)}"
-        lines.append(("arrivals", arrivals))
-    else:
-        lines.append(("arrivals", "not declared, so no rate is promised for"))
+    lines = [_variant_line(checked) for checked in one.ladder]
+    if decision.accuracy_floor:
+        floor = f"accuracy {decision.accuracy_floor:g}; no variant below it answers"
+        lines.append(("floor", floor))
+    lines.append(("arrivals", _show_arrivals(decision.arrivals)))
     share = f"{decision.objective * 100:.6g} %"
     lines.append(("budget", f"{budget} from when the question arose to the answer in hand"))
     lines.append(("objective", f"{share} of requests answered within {budget}"))
@@ -189,6 +237,25 @@ def _decision_lines(one: Checked, sites: list[SiteHere]) -> list[tuple[str, str]
             lanes = ", ".join(str(lane) for lane in site.warm[decision.name])
             lines.append(("warm on", f"{site.site}: lane {lanes}"))
     return lines
+
+
+def _variant_line(checked: CheckedVariant) -> tuple[str, str]:
+    variant = checked.variant
+    found = f"{variant.model}: {_show_model(checked.model)}"
+    if variant.accuracy is None:
+        return "model", found
+    return "variant", f"{variant.name}, accuracy {variant.accuracy:g}, {found}"
+
+
+def _show_arrivals(arrivals: Arrivals | None) -> str:
+    if arrivals is None:
+        return "not declared, so no rate is promised for"
+    words = [arrivals.kind, show_rate(arrivals.rate)]
+    if arrivals.kind == "gamma":
+        words.append(f"coefficient of variation {arrivals.cv:g}")
+    if arrivals.burst:
+        words.append(f"bursts of up to {arrivals.burst}")
+    return ", ".join(words)
 
 
 def _site_lines(site: SiteHere) -> list[tuple[str, str]]:

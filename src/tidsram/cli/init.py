@@ -23,10 +23,21 @@ bundle = "models/my.onnx"       # the model, relative to this file
 budget = "100 ms"               # from the moment the question arose to the answer in hand
 objective = 0.99                # the share that must be answered within the budget
 criticality = "standard"        # or critical, best-effort: who goes first when time is short
-arrivals = { kind = "periodic", rate = "10/s" } # or poisson; what the promise is made for
+arrivals = { kind = "periodic", rate = "10/s" } # or poisson, or gamma with its cv; what the
+                                # promise is made for; burst = 5 says how many may come at once
 queue = "edf"                   # or newest: of each stream only the newest waiting question counts
 # safe_action = { brake = true }            # what the asker does when no answer comes in time
 # shapes = { images = [1, 3, 320, 320] }    # where the model leaves an input's size open
+
+# In place of bundle, several variants of one model. The most accurate that fits the time answers,
+# and none below the floor.
+#   accuracy_floor = 0.75
+#   [decision.my.variants.fp32]
+#   model = "models/my-fp32.onnx"
+#   accuracy = 0.90             # the share that it gets right, by your own measure
+#   [decision.my.variants.int8]
+#   model = "models/my-int8.onnx"
+#   accuracy = 0.88
 
 # How raw files become the model's input and its output an answer, on the asker's side.
 # [decision.my.question]
@@ -45,6 +56,7 @@ queue = "edf"                   # or newest: of each stream only the newest wait
 # [hardware.edge]
 # lanes = [{ cores = [1] }]     # each lane runs one inference at a time on cores of its own
 # scheduling = "auto"           # or fifo, nice
+# memory = "8 GiB"              # how much of the machine's memory a node may take; else all of it
 """
 
 

@@ -10,7 +10,10 @@ from msgspec.structs import replace
 from tidsram.errors import NodeError
 from tidsram.estate.load import load_estate, quick_estate
 from tidsram.estate.placement import pick_site
+from tidsram.estate.types import Estate, left_open
 from tidsram.serve.supervisor import run_node
+
+BURST_SEED = 1
 
 
 def run(
@@ -41,8 +44,19 @@ def run(
         chosen = replace(chosen, http=http)
     if unix is not None:
         chosen = replace(chosen, unix=str(Path(unix).resolve()))
-    run_node(estate, chosen, folder, _say_json if as_json else _say)
+    run_node(_with_bursts(estate), chosen, folder, _say_json if as_json else _say)
     return 0
+
+
+def _with_bursts(estate: Estate) -> Estate:
+    """Derive what a declaration leaves open; most leave nothing open that takes a simulation."""
+    if not any(left_open(decision) for decision in estate.decisions.values()):
+        return estate
+    from numpy.random import default_rng  # noqa: TID251 - the same declaration, the same burst
+
+    from tidsram.simulate.burst import with_bursts
+
+    return with_bursts(estate, default_rng(BURST_SEED))
 
 
 def _say(line: str) -> None:

@@ -14,6 +14,7 @@ from tidsram.errors import EstateError, ModelRefused
 from tidsram.estate import values
 from tidsram.estate.tables import Table
 from tidsram.estate.types import (
+    MAX_VARIANTS,
     Answer,
     Arrivals,
     Criticality,
@@ -23,6 +24,7 @@ from tidsram.estate.types import (
     Lane,
     Question,
     Site,
+    Variant,
 )
 
 MAX_ESTATE_BYTES = 10_000_000
@@ -30,14 +32,16 @@ MAX_MODEL_BYTES = 2**31  # protobuf's own limit, and so that of an .onnx file
 DEFAULT_HTTP = "127.0.0.1:8700"
 DEFAULT_STATE = ".tidsram"
 LOCAL = "local"
+MAX_BURST = 10_000
 
 T = TypeVar("T")
 
 _DECISION_KEYS = (
     *("bundle", "budget", "objective", "criticality", "arrivals", "queue"),
-    *("safe_action", "record", "shapes", "question", "answer"),
+    *("safe_action", "record", "shapes", "question", "answer", "variants", "accuracy_floor"),
 )
-_DECISION_LATER = ("sources", "growth", "data", "jurisdictions", "accuracy_floor", "variants")
+_DECISION_LATER = ("sources", "growth", "data", "jurisdictions")
+_ARRIVALS_KEYS = ("kind", "rate", "cv", "burst")
 _SITE_KEYS = ("hardware", "http", "unix")
 _SITE_LATER = ("jurisdiction", "nodes", "node", "location", "grpc", "fabric")
 _QUESTION_KEYS = ("kind", "size", "color", "mean", "std", "layout", "images")
@@ -92,7 +96,7 @@ def quick_estate(
     name = values.valid_name(model.stem) or "model"
     decision = Decision(
         name=name,
-        bundle=str(model.absolute()),
+        ladder=_only(str(model.absolute())),
         budget_ns=budget_ns,
         shapes=dict(shapes or {}),
     )
@@ -112,22 +116,22 @@ def read_option(option: str, read: values.Reader[T], value: object) -> T:
         raise EstateError(option, str(error)) from None
 
 
-def read_model(bundle: Path) -> bytes:
-    """Return the bytes of a decision's model file."""
-    name = str(bundle)
+def read_model(file: Path) -> bytes:
+    """Return the bytes of a variant's model file."""
+    name = str(file)
     try:
-        if bundle.is_dir():
+        if file.is_dir():
             problem = f"it is a directory, and version {values.VERSION} reads single files only"
-            raise ModelRefused(name, problem, "Set bundle to the .onnx file in it.")
-        if bundle.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelRefused(name, problem, "Name the .onnx file in it.")
+        if file.stat().st_size > MAX_MODEL_BYTES:
             raise ModelRefused(name, "it is larger than 2 GiB", "Export a smaller model.")
-        data = bundle.read_bytes()
+        data = file.read_bytes()
     except FileNotFoundError:
         problem = "there is no such file"
-        raise ModelRefused(name, problem, "Put it there, or change bundle.") from None
+        raise ModelRefused(name, problem, "Put it there, or change its path.") from None
     except OSError as error:
         problem = f"it cannot be read ({error.strerror or error})"
-        raise ModelRefused(name, problem, "Let this user read it, or change bundle.") from None
+        raise ModelRefused(name, problem, "Let this user read it, or change its path.") from None
     if not data:
         raise ModelRefused(name, "the file is empty", "Export or copy it again.")
     return data
@@ -168,11 +172,12 @@ def _parse_toml(text: str, where: str) -> dict[str, object]:
 
 def _hardware(root: Table) -> dict[str, Hardware]:
     declared = root.named(
-        "hardware", "a hardware type", ("lanes", "scheduling"), later=("memory", "yearly_cost")
+        "hardware", "a hardware type", ("lanes", "scheduling", "memory"), later=("yearly_cost",)
     )
     return {
         name: Hardware(
             lanes=_lanes(table) if "lanes" in table else (),
+            memory_bytes=table.get("memory", values.memory, 0),
             scheduling=table.get("scheduling", values.choice("auto", "fifo", "nice"), "auto"),
         )
         for name, table in declared
@@ -233,8 +238,9 @@ def _decisions(root: Table) -> dict[str, Decision]:
 def _decision(name: str, table: Table) -> Decision:
     return Decision(
         name=name,
-        bundle=table.need("bundle", values.text, 'bundle = "models/my.onnx"'),
+        ladder=_ladder(table),
         budget_ns=table.need("budget", values.duration, 'budget = "100 ms"'),
+        accuracy_floor=table.get("accuracy_floor", values.score, 0.0),
         objective=table.get("objective", values.share, 0.99),
         criticality=Criticality(table.get("criticality", values.choice(*Criticality), "standard")),
         arrivals=_arrivals(table),
@@ -247,16 +253,73 @@ def _decision(name: str, table: Table) -> Decision:
     )
 
 
-def _arrivals(decision: Table) -> Arrivals | None:
-    table = decision.table(
-        "arrivals", "arrivals", ("kind", "rate"), later=("burst", "cv", "file", "trace")
+def _ladder(decision: Table) -> tuple[Variant, ...]:
+    """Return the variants at or above the floor; equally accurate ones stay as declared."""
+    if "variants" not in decision:
+        return _only(_bundle(decision))
+    if "bundle" in decision:
+        decision.refuse_value(
+            "bundle", "stands beside variants; keep one of them, each variant names its own model"
+        )
+    declared = list(
+        decision.named("variants", "a variant", ("model", "accuracy"), later=("memory", "service"))
     )
+    if not 1 <= len(declared) <= MAX_VARIANTS:
+        decision.refuse_value(
+            "variants", f"declares {len(declared)} variants; allowed are 1 to {MAX_VARIANTS}"
+        )
+    compared = len(declared) > 1 or "accuracy_floor" in decision
+    variants = [_variant(name, table, compared=compared) for name, table in declared]
+    return _above_floor(decision, variants)
+
+
+def _bundle(decision: Table) -> str:
+    if "accuracy_floor" in decision:
+        decision.refuse_value(
+            "accuracy_floor", "compares variants, and there are none; declare them, or take it out"
+        )
+    return decision.need("bundle", values.text, 'bundle = "models/my.onnx"')
+
+
+def _only(model: str) -> tuple[Variant, ...]:
+    return (Variant(name=model.rsplit("/", 1)[-1].removesuffix(".onnx"), model=model),)
+
+
+def _variant(name: str, table: Table, *, compared: bool) -> Variant:
+    model = table.need("model", values.text, 'model = "models/my-int8.onnx"')
+    accuracy: float | None
+    if compared:
+        accuracy = table.need("accuracy", values.score, "accuracy = 0.9")
+    else:
+        accuracy = table.get("accuracy", values.score, None)
+    return Variant(name=name, model=model, accuracy=accuracy)
+
+
+def _above_floor(decision: Table, variants: list[Variant]) -> tuple[Variant, ...]:
+    floor = decision.get("accuracy_floor", values.score, 0.0)
+    ranked = sorted(variants, key=lambda variant: -(variant.accuracy or 0.0))
+    ladder = tuple(v for v in ranked if v.accuracy is None or v.accuracy >= floor)
+    if not ladder:
+        best = f"the most accurate is {ranked[0].name} with {ranked[0].accuracy:g}"
+        decision.refuse_value(
+            "accuracy_floor", f"leaves no variant, {best}; lower it, or add a better variant"
+        )
+    return ladder
+
+
+def _arrivals(decision: Table) -> Arrivals | None:
+    table = decision.table("arrivals", "arrivals", _ARRIVALS_KEYS, later=("file", "trace"))
     if table is None:
         return None
-    kinds = values.choice("periodic", "poisson", later=("gamma", "trace"))
+    kinds = values.choice("periodic", "poisson", "gamma", later=("trace",))
+    kind = table.need("kind", kinds, 'kind = "periodic"')
+    if kind != "gamma" and "cv" in table:
+        table.refuse_value("cv", f'is of kind = "gamma" only, not of "{kind}"; take it out')
     return Arrivals(
-        kind=table.need("kind", kinds, 'kind = "periodic"'),
+        kind=kind,
         rate=table.need("rate", values.rate, 'rate = "10/s"'),
+        cv=table.need("cv", values.variation, "cv = 2") if kind == "gamma" else 1.0,
+        burst=table.get("burst", values.whole(1, MAX_BURST), 0),
     )
 
 

@@ -63,16 +63,17 @@ class Table:
     def named(
         self, key: str, what: str, keys: Sequence[str], *, later: Sequence[str] = ()
     ) -> Iterator[tuple[str, "Table"]]:
-        """Yield the name and table of each [key.NAME]."""
+        """Yield the name and table of each [key.NAME] below this table."""
         group = self._content.get(key, {})
         if not isinstance(group, dict):
-            self.refuse(f"{self._entry(key)} is not a table; write [{key}.NAME] and its keys")
+            header = self._at(key, "NAME")
+            self.refuse(f"{self._entry(key)} is not a table; write {header} and its keys")
         for name, inner in group.items():
             at = self._at(key, name)
             if not isinstance(inner, dict):
                 self.refuse(
                     f"{self._at(key)} {show_key(name)} = {show(inner)} stands outside a table "
-                    f"of its own; write [{key}.NAME] above the keys of {what}"
+                    f"of its own; write {self._at(key, 'NAME')} above the keys of {what}"
                 )
             try:
                 values.name(name)

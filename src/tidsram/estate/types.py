@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+MAX_VARIANTS = 8  # each costs the decision's workers memory and time at the start
+
 
 class Criticality(StrEnum):
     """Who may go first. The operating system's own preemption keeps it (DESIGN §3)."""
@@ -23,10 +25,16 @@ _RANK = {Criticality.CRITICAL: 0, Criticality.STANDARD: 1, Criticality.BEST_EFFO
 
 
 class Arrivals(Struct, frozen=True, kw_only=True):
-    """How often a decision's questions come: `rate` in questions per second."""
+    """How often a decision's questions come: `rate` in questions per second.
 
-    kind: Literal["periodic", "poisson"]
+    `cv` is the coefficient of variation of gamma's gaps (1 is poisson); `burst` is how many may
+    come at once within the declaration, 0 where it is left to be derived.
+    """
+
+    kind: Literal["periodic", "poisson", "gamma"]
     rate: float
+    cv: float = 1.0
+    burst: int = 0
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -58,12 +66,25 @@ class Answer(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
 
 
-class Decision(Struct, frozen=True, kw_only=True):
-    """One declared kind of question: its model, its budget and what it is promised."""
+class Variant(Struct, frozen=True, kw_only=True):
+    """One executable form of a decision's model; `accuracy` is its share right, where declared."""
 
     name: str
-    bundle: str  # a single .onnx file; absolute, or relative to the estate file
+    model: str  # a single .onnx file; absolute, or relative to the estate file
+    accuracy: float | None = None
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """One declared kind of question: its model, its budget and what it is promised.
+
+    `ladder` holds the variants at or above the accuracy floor, the most accurate first, at least
+    one. A variant's place in it is its rung.
+    """
+
+    name: str
+    ladder: tuple[Variant, ...]
     budget_ns: int
+    accuracy_floor: float = 0.0
     objective: float = 0.99
     criticality: Criticality = Criticality.STANDARD
     arrivals: Arrivals | None = None
@@ -75,6 +96,13 @@ class Decision(Struct, frozen=True, kw_only=True):
     answer: Answer | None = None
 
 
+def left_open(decision: Decision) -> Arrivals | None:
+    """Return the arrivals whose burst matters and is not declared: a critical decision's."""
+    declared = decision.arrivals
+    critical = decision.criticality is Criticality.CRITICAL
+    return declared if declared is not None and critical and not declared.burst else None
+
+
 class Lane(Struct, frozen=True, kw_only=True):
     """A pinned set of cores."""
 
@@ -83,9 +111,13 @@ class Lane(Struct, frozen=True, kw_only=True):
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
-    """What a node of this type is made of. No lanes declared: one per core but the first."""
+    """What a node of this type is made of. No lanes declared: one per core but the first.
+
+    `memory_bytes` is what tidsram may take of the machine's memory; 0: all of it.
+    """
 
     lanes: tuple[Lane, ...] = ()
+    memory_bytes: int = 0
     scheduling: Literal["auto", "fifo", "nice"] = "auto"
 
 

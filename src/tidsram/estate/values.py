@@ -79,6 +79,17 @@ def rate(value: object) -> float:
     return per_second
 
 
+def memory(value: object) -> int:
+    """Read an amount of memory such as "8 GiB", as bytes; never none at all."""
+    if bare := _bare_number(value):
+        raise WrongValue(f'{show(value)} has no unit; did you mean "{bare} GiB"?')
+    written = _plain_text(value, 'a size; write one like "8 GiB"')
+    size_bytes = units.parse_size(written)
+    if size_bytes < 1:
+        raise WrongValue(f'{show(value)} is no memory at all; write a size like "8 GiB"')
+    return size_bytes
+
+
 def number(value: object) -> float:
     """Read a finite number."""
     if isinstance(value, str):
@@ -111,6 +122,14 @@ def divisor(value: object) -> float:
     found = number(value)
     if found <= 0:
         raise WrongValue(f"{show(value)} is not above zero")
+    return found
+
+
+def variation(value: object) -> float:
+    """Read a coefficient of variation: from 0.01, all but regular, to 100."""
+    found = number(value)
+    if not 0.01 <= found <= 100:
+        raise WrongValue(f"{show(value)} is not a coefficient of variation from 0.01 to 100")
     return found
 
 

@@ -119,9 +119,7 @@ class Ask(Struct, frozen=True):
     head: bytes
 
 
-def decode_infer(
-    header: bytes, tail_bytes: int, model: str, spec: ModelSpec, site: str, variant: str
-) -> Ask:
+def decode_infer(header: bytes, tail_bytes: int, model: str, spec: ModelSpec) -> Ask:
     """Check a question's JSON `header` against the model; `tail_bytes` of raw tensors follow it.
 
     Raises RequestError with the sentence for the asker.
@@ -155,7 +153,7 @@ def decode_infer(
         offsets=pack_offsets(offsets),
         packed=packed,
         wanted=wanted,
-        head=head and head + _promise(site, variant),
+        head=head,
     )
 
 
@@ -179,19 +177,19 @@ def raw_header(spec: ModelSpec) -> bytes:
 def encode_answer(
     ask: Ask,
     model: str,
-    site: str,
-    variant: str,
     spec: ModelSpec,
+    told: bytes,
     output: Callable[[int], tuple[Sequence[int], memoryview]],
     numbers: tuple[int | bytes, ...],
 ) -> tuple[bytes, list[memoryview]]:
     """Return the answer's JSON and the raw tensors that follow it.
 
-    `output(i)` gives the shape and bytes of the model's output i; `numbers` fill `_NUMBERS`:
-    budget, spent, slack, the six stages (all µs), boot id, number.
+    `told` is `answered_by` of the variant that ran; `output(i)` gives the shape and bytes of the
+    model's output i; `numbers` fill `_NUMBERS`: budget, spent, slack, the six stages (all µs), boot
+    id, number.
     """
     if ask.head:
-        return ask.head + _NUMBERS % numbers, [output(want.index)[1] for want in ask.wanted]
+        return ask.head + told + _NUMBERS % numbers, [output(want.index)[1] for want in ask.wanted]
     items, raw = [], []
     for want in ask.wanted:
         tensor = spec.outputs[want.index]
@@ -207,7 +205,7 @@ def encode_answer(
         ask.id,
         b",".join(items),
     )
-    return head + _promise(site, variant) + _NUMBERS % numbers, raw
+    return head + told + _NUMBERS % numbers, raw
 
 
 def encode_error(reason: Reason, sentence: str, facts: dict[str, Any]) -> bytes:
@@ -254,7 +252,8 @@ _NUMBERS = (
 )
 
 
-def _promise(site: str, variant: str) -> bytes:
+def answered_by(site: str, variant: str) -> bytes:
+    """Return the part of an answer's JSON that is the same for each answer of a variant."""
     return b'"parameters":{"outcome":"answered","variant":%b,"site":%b,' % (
         encode(variant),
         encode(site),

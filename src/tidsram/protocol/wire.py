@@ -22,8 +22,8 @@ JSON_LIMIT = 65536
 ALIGN = 64
 MAX_TENSORS = 16
 
-# One job, gate → worker: kind, slot, generation, deadline (ns); then `pack_offsets`.
-JOB = Layout("<IIQQ")
+# One job, gate → worker: kind, rung, slot, generation, deadline (ns); then `pack_offsets`.
+JOB = Layout("<HHIQQ")
 _OFFSETS = tuple(Layout(f"<I{n}I") for n in range(MAX_TENSORS + 1))
 # One end, worker → gate: status, slot, generation, run start and end (ns), bytes of text or sizes.
 DONE = Layout("<IIQQQI")

@@ -19,6 +19,11 @@ SLOW_PARTS = 24
 SLOW_PART_NS = 3600 * SECOND
 GUARD = 1.05  # the estimate's own error: a quantile of 256 runs is itself a sample
 UNCALIBRATED = 1.5
+STEP_RUNS = 8  # of these newest, so many over the bound, or
+STEP_OVER = 4
+STEP_UNDER_RUNS = 32  # so many in a row well under the median: a step, not the tail
+STEP_UNDER = 0.8
+AFTER_STEP = 1.15  # the few runs since the step, and so much more
 UNCALIBRATED_RUNS = 10  # the newest, warm-up runs included: a disturbed start is forgotten too
 
 
@@ -35,6 +40,10 @@ class Estimate:
         self._slow: deque[tuple[int, list[int]]] = deque()
         self._slow_sum = [0] * BUCKETS
         self._runs = 0
+        self._inflate = UNCALIBRATED
+        self._over = 0  # the newest runs, a bit each: 1 for over the bound
+        self._under = 0  # the newest runs in a row well under the median
+        self.steps = 0  # alarms so far: the service time has changed at once
         self.upper_ns = ceil(max(warm_up_ns) * UNCALIBRATED)
         self.typical_ns = sorted(warm_up_ns)[len(warm_up_ns) // 2]
         self.newest_ns = 0  # when the last run was observed
@@ -47,12 +56,20 @@ class Estimate:
     def observe(self, now_ns: int, service_ns: int) -> None:
         """Take in one finished run."""
         self.newest_ns = now_ns
+        over = service_ns > self.upper_ns
+        self._over = (self._over << 1 | over) & ((1 << STEP_RUNS) - 1)
+        under = self.calibrated and service_ns < self.typical_ns * STEP_UNDER
+        self._under = self._under + 1 if under else 0
         self._runs += 1
         self._first.append(service_ns)
         self._fast.append((now_ns, service_ns))
         insort(self._sorted, service_ns)
         self._last.append(service_ns)
         self._add_slow(now_ns, service_ns)
+        if over and self.calibrated and self._over.bit_count() >= STEP_OVER:
+            self._stepped(STEP_RUNS)
+        elif self._under >= STEP_UNDER_RUNS:
+            self._stepped(STEP_UNDER_RUNS)
         self.refresh(now_ns)
 
     def refresh(self, now_ns: int) -> None:
@@ -67,10 +84,25 @@ class Estimate:
         elif self._runs >= ENOUGH:
             # The day dilutes a spike among the newest runs; they in turn soon forget a bad hour,
             # which would speak for the whole day.
-            newest_ns = self._bound_ns(sorted(self._last))
-            self.upper_ns = int(min(newest_ns, self._slow_bound_ns(now_ns)) * GUARD)
+            newest = sorted(self._last)
+            self.typical_ns = newest[len(newest) // 2]
+            self.upper_ns = int(min(self._bound_ns(newest), self._slow_bound_ns(now_ns)) * GUARD)
         else:
-            self.upper_ns = ceil(max(self._first) * UNCALIBRATED)
+            self.upper_ns = ceil(max(self._first) * self._inflate)
+
+    def _stepped(self, runs: int) -> None:
+        """Forget what was before the newest `runs`: they are of another time."""
+        self.steps += 1
+        self._fast = deque(list(self._fast)[-runs:])
+        self._sorted = sorted(service_ns for _, service_ns in self._fast)
+        times_ns = list(self._last)[-runs:]
+        self._last = deque(times_ns, maxlen=FAST_RUNS)
+        self._first = deque(times_ns, maxlen=UNCALIBRATED_RUNS)
+        self._slow.clear()
+        self._slow_sum = [0] * BUCKETS
+        self._runs, self._inflate = len(times_ns), AFTER_STEP
+        self._over = self._under = 0
+        self.typical_ns = sorted(times_ns)[len(times_ns) // 2]
 
     def _bound_ns(self, ordered: Sequence[int]) -> int:
         # The largest is never believed alone: one hiccup must not refuse for ten seconds.

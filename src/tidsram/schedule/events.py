@@ -9,8 +9,9 @@ class Job(Struct, frozen=True, gc=False):
     """A request as the scheduler sees it; instants in ns on the node's monotonic clock.
 
     `due_ns` is the finish the scheduler plans for: `deadline_ns` less the way back to the asker.
-    `order` sorts before the due time inside a lane's criticality: (steps the asker lowered its own
-    criticality by, priority), smaller first. `stream` names a source whose newest question counts.
+    `priority` sorts before the due time inside a criticality, 1 first. `lowered` is by how many
+    steps its asker put it below its decision's criticality. `stream` names a source whose newest
+    question counts, `asker` who asks.
     """
 
     job_id: int
@@ -18,16 +19,22 @@ class Job(Struct, frozen=True, gc=False):
     arrival_ns: int
     deadline_ns: int
     due_ns: int
-    order: tuple[int, int] = (0, 1)
+    priority: int = 1
+    lowered: int = 0
     stream: str = ""
+    asker: str = ""
 
 
 class Start(Struct, frozen=True, gc=False):
-    """Hand the job to its worker. `on_deck`: the worker is busy and takes it up by itself next."""
+    """Hand the job to its worker, to be run by the ladder's variant number `rung`.
+
+    `on_deck`: the worker is busy and takes it up by itself next.
+    """
 
     job: Job
     lane: int
     on_deck: bool
+    rung: int = 0
 
 
 class Reject(Struct, frozen=True, gc=False):
@@ -72,11 +79,23 @@ class Kill(Struct, frozen=True, gc=False):
     lane: int
 
 
-class Probe(Struct, frozen=True, gc=False):
-    """Measure one run on zeros: the worker is idle and its estimate refuses on old evidence."""
+class Aside(Struct, frozen=True, gc=False):
+    """The worker's run is far past its bound: it gets only leftover time, others go on.
+
+    `over`: the run has ended after all, the worker is back in its class.
+    """
 
     decision: str
     lane: int
+    over: bool
 
 
-Action = Start | Reject | Evict | Stop | Miss | Kill | Probe
+class Probe(Struct, frozen=True, gc=False):
+    """Measure one run of a variant on zeros: its estimate refuses on old evidence."""
+
+    decision: str
+    lane: int
+    rung: int = 0
+
+
+Action = Start | Reject | Evict | Stop | Miss | Kill | Aside | Probe

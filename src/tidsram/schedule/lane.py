@@ -1,10 +1,13 @@
-"""One criticality on one lane: earliest deadline first, one job at a time.
+"""A lane: its workers, and for each criticality a queue and what runs.
 
-A level knows its queue, the job that runs and the one on deck behind it. It predicts finishes from
-upper service times; whether to promise anything is `admission`'s business.
+A job waits in the queue of the criticality it counts as, earliest deadline first, and runs in the
+place of its worker's criticality, for that is how the kernel sees it. Mostly they are the same; a
+job beyond its decision's declared arrivals, or lowered by its asker, waits further down. A level
+predicts from upper service times; whether to promise anything is `admission`'s business.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from operator import attrgetter
 
 from msgspec import Struct
@@ -12,27 +15,58 @@ from msgspec import Struct
 from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.events import Job
 
-Urgency = tuple[tuple[int, int], int, int]
+Urgency = tuple[int, int, int]
 
 
 def urgency(job: Job) -> Urgency:
-    """Order of service: what the asker lowered comes last, then priority, then the due time."""
-    return (job.order, job.due_ns, job.job_id)
+    """Order of service inside a criticality: priority, then the due time."""
+    return (job.priority, job.due_ns, job.job_id)
+
+
+class Worker:
+    """A warm worker: one decision on one lane, with what is known of each of its variants.
+
+    `ladder` holds (rung, estimate) of the variants that it has, most accurate first. `stuck` is a
+    run that was set aside: the worker takes nothing until that has ended.
+    """
+
+    __slots__ = ("decision", "down_ns", "ladder", "lane", "place", "rank", "stuck")
+
+    def __init__(
+        self, decision: str, lane: int, rank: int, ladder: Sequence[tuple[int, Estimate]]
+    ) -> None:
+        self.decision, self.lane, self.rank = decision, lane, rank
+        self.ladder = ladder
+        self.stuck: Placed | None = None
+        self.place = 0  # in `ladder`, where it stands
+        self.down_ns = -(1 << 62)  # when it last had to step down
+
+    @property
+    def fastest(self) -> Estimate:
+        """The estimate of the variant that makes the tightest budgets."""
+        ladder = self.ladder
+        return ladder[0][1] if len(ladder) == 1 else min((e for _, e in ladder), key=_upper_ns)
+
+
+_upper_ns = attrgetter("upper_ns")
 
 
 class Placed(Struct, eq=False, gc=False):
-    """A job on its lane, with what is known of its service time there.
+    """A job on its lane. `rank` is the criticality it counts as, `estimate` its variant's.
 
+    Until it starts that is the fastest variant's: what was promised holds however late the choice.
     `ended`: its outcome is told, its run may go on. `kill_ns`: when its worker is killed if that
     run has not ended by then, 0 for never; the run had `told_ns` to `kill_ns` to obey.
     """
 
     job: Job
-    lane: int
+    worker: Worker
     rank: int
     estimate: Estimate
     urgency: Urgency
-    promised_ns: int = 0  # the finish predicted at admission
+    rung: int = 0
+    promised_ns: int = 0  # the finish predicted at admission, or at the start where that is later
+    began_ns: int = 0
     ended: bool = False
     told_ns: int = 0
     kill_ns: int = 0
@@ -42,14 +76,14 @@ by_urgency = attrgetter("urgency")
 
 
 class Level:
-    """The jobs of one criticality on one lane."""
+    """One criticality on one lane: the jobs that count as it, and the run of its workers."""
 
     def __init__(self) -> None:
         self.queue: list[Placed] = []  # in order of urgency
+        self.strangers = 0  # in the queue: those whose workers are of a higher criticality
         self.running: Placed | None = None
         self.deck: Placed | None = None
         self.decisions: set[str] = set()  # those with a worker here
-        self.started_ns = 0
         self._higher: list[tuple[int, int]] = []  # when higher work ran, as far as reported
 
     @property
@@ -60,26 +94,39 @@ class Level:
     def insert(self, placed: Placed) -> None:
         """Queue an admitted job."""
         insort(self.queue, placed, key=by_urgency)
+        self.strangers += placed.rank != placed.worker.rank
+
+    def take(self, place: int) -> Placed:
+        """Take the job at this place out of the queue."""
+        placed = self.queue.pop(place)
+        self.strangers -= placed.rank != placed.worker.rank
+        return placed
 
     def withdraw(self, placed: Placed) -> bool:
         """Take the job out of the queue; False when it is not there (running, on deck, ended)."""
         at = bisect_left(self.queue, placed.urgency, key=by_urgency)
         if at == len(self.queue) or self.queue[at] is not placed:
             return False
-        del self.queue[at]
+        self.take(at)
         return True
 
     def begin(self, now_ns: int, placed: Placed) -> None:
         """The job runs from now on."""
-        self.running, self.started_ns = placed, now_ns
+        self.running, placed.began_ns = placed, now_ns
 
     def end(self, now_ns: int, ended_ns: int) -> None:
         """The run has ended at `ended_ns`; what was on deck runs."""
         self.running, self.deck = self.deck, None
-        self.started_ns = now_ns
+        if self.running is not None:
+            self.running.began_ns = now_ns
         if self._higher:
             # What comes after belongs to the run that was on deck: its worker began it long since.
             self._higher = [span for span in self._higher if span[1] > ended_ns]
+
+    def set_aside(self) -> None:
+        """The run goes on, but no longer here."""
+        self.running = None
+        self._higher.clear()
 
     def lost(self, decision: str) -> list[Placed]:
         """The decision's worker is gone: take out its run and what was on deck, and return them."""
@@ -108,7 +155,9 @@ class Level:
 
     def left_ns(self, now_ns: int, since_ns: int, bound_ns: int) -> int:
         """How long the run goes on if it takes `bound_ns` in all."""
-        ran_ns = now_ns - self.started_ns - self.preempted_ns(self.started_ns, now_ns, since_ns)
+        assert self.running is not None
+        began_ns = self.running.began_ns
+        ran_ns = now_ns - began_ns - self.preempted_ns(began_ns, now_ns, since_ns)
         left_ns = bound_ns - ran_ns
         # A run past its bound is not "about to finish": the longer it is past it, the longer yet.
         return max(left_ns, bound_ns >> 3, -left_ns)

@@ -5,7 +5,7 @@ it with real workers, `simulate` with virtual ones, so what is simulated is what
 `tick` no later than `next_wake_ns`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Literal
 
@@ -14,26 +14,55 @@ from msgspec.structs import replace
 
 from tidsram.estate.types import Criticality
 from tidsram.outcome import Reason
-from tidsram.schedule.admission import Forecast, earliest_feasible_ns, forecast
+from tidsram.schedule.admission import (
+    WHOLE,
+    Forecast,
+    Opening,
+    earliest_feasible_ns,
+    forecast,
+    latest_start_ns,
+)
+from tidsram.schedule.bucket import Bucket
 from tidsram.schedule.estimate import FAST_NS, GUARD, Estimate
-from tidsram.schedule.events import Action, Evict, Job, Kill, Miss, Probe, Reject, Start, Stop
-from tidsram.schedule.lane import Level, Placed, urgency
+from tidsram.schedule.events import (
+    Action,
+    Aside,
+    Evict,
+    Job,
+    Kill,
+    Miss,
+    Probe,
+    Reject,
+    Start,
+    Stop,
+)
+from tidsram.schedule.lane import Level, Placed, Worker, urgency
 from tidsram.units import MS, SECOND
 
 # A told worker ends its run at the next operator. Without a profile the longest operator is not
 # known, so a whole run's bound stands in for it.
 KILL_GRACE_NS = 10 * MS
+ASIDE_BOUNDS = 2  # a run past so many of its bounds, and
+ASIDE_NS = MS  # as much again as a busy machine may take, no longer holds others up
 PROBE_AFTER_NS = SECOND  # evidence older than this, on an idle worker, is measured anew
 PROBE_FOR_NS = FAST_NS  # by then no run from before is left in the estimate's window
+LEAST_LEFT = WHOLE // 16  # of the lane beside declared higher work, however much is declared
+LOWEST = len(Criticality) - 1
 
 
 class Policy(Struct, frozen=True):
-    """What the scheduler needs to know of a decision."""
+    """What the scheduler needs to know of a decision.
+
+    `rate` is what is declared, in questions per second, 0 for nothing; a critical decision's
+    questions beyond a bucket of `burst` tokens refilled at 1.25 × `rate` count as standard.
+    """
 
     name: str
     criticality: Criticality = Criticality.STANDARD
     objective: float = 0.99
     queue: Literal["edf", "newest"] = "edf"
+    rate: float = 0.0
+    burst: int = 2
 
 
 class Scheduler:
@@ -48,13 +77,19 @@ class Scheduler:
         """`estimate` makes one from an objective and the first warm-up; a test may fix it."""
         self._policies = {policy.name: policy for policy in policies}
         self._ranks = {policy.name: policy.criticality.rank for policy in self._policies.values()}
+        self._buckets = {
+            policy.name: Bucket(policy.rate, policy.burst)
+            for policy in self._policies.values()
+            if policy.rate and policy.criticality is Criticality.CRITICAL
+        }
         self._lanes = [[Level() for _ in Criticality] for _ in range(lane_count)]
+        self._workers: list[list[Worker]] = [[] for _ in range(lane_count)]  # warm, by lane
         self._new_estimate = estimate
-        self._estimates: dict[tuple[str, int], Estimate] = {}
-        self._ready: dict[str, list[int]] = {name: [] for name in self._policies}
+        self._estimates: dict[tuple[str, int, int], Estimate] = {}
+        self._ready: dict[str, list[Worker]] = {name: [] for name in self._policies}
         self._placed: dict[int, Placed] = {}
         self._newest: dict[tuple[str, str], Placed] = {}
-        self._alarms: list[tuple[int, int]] = []  # (instant, job_id): deadlines, then kills
+        self._alarms: list[tuple[int, int]] = []  # (instant, job_id): deadline, overdue, kill
         self._probes = 0  # ever sent: the n-th probe's job_id is -n
         self._probing = 0  # under way
         self._draining = False
@@ -65,92 +100,109 @@ class Scheduler:
         """Promise the job an answer, or refuse it now."""
         if self._draining:
             return [Reject(job, Reason.DRAINING, 0, 0)]
-        if not self._ready[job.decision]:
-            return [Reject(job, Reason.NOT_READY, 0, 0)]
         actions: list[Action] = []
+        workers = self._able(now_ns, job.decision, actions)
+        if not workers:
+            return [*actions, Reject(job, Reason.NOT_READY, 0, 0)]
+        rank = self._counts_as(now_ns, job)
         older = self._unstarted_older(job) if job.stream else None
-        seen = self._admit(now_ns, job, actions, older)
+        seen = self._admit(now_ns, job, rank, workers, actions, older)
         if not seen.fits:
-            self._refuse(now_ns, job, seen, actions)
+            self._refuse(now_ns, job, rank, workers, seen, actions)
             if older is not None:  # a promise is not broken for one that cannot be made
-                self._level(older).insert(older)
+                self._queue_of(older).insert(older)
         return actions
 
     def finished(self, now_ns: int, job_id: int, started_ns: int, ended_ns: int) -> list[Action]:
         """The worker's run of the job ended by itself, after running from start to end."""
         placed = self._placed[job_id]
         service_ns = self._own_ns(placed, started_ns, ended_ns)
+        if placed.worker.stuck is placed:  # from then on it had leftover time only
+            service_ns = min(service_ns, _aside_ns(placed))
         placed.estimate.observe(now_ns, max(service_ns, 1))
         return self._run_ended(now_ns, placed, started_ns, ended_ns)
 
     def failed(self, now_ns: int, job_id: int) -> list[Action]:
         """The worker's run of the job ended without an answer: the model failed or was stopped."""
         placed = self._placed[job_id]
-        started_ns = self._level(placed).started_ns
+        started_ns = placed.began_ns
         ran_ns = self._own_ns(placed, started_ns, now_ns)
         # A run stopped beyond its bound would have taken longer still. Were that not learnt, a
         # model that has become slower than its budget would be promised and missed for ever.
+        if placed.worker.stuck is placed:
+            ran_ns = min(ran_ns, _aside_ns(placed))
         if ran_ns > placed.estimate.upper_ns:
             placed.estimate.observe(now_ns, ran_ns)
         return self._run_ended(now_ns, placed, started_ns, now_ns)
 
     def probed(self, now_ns: int, decision: str, lane: int, service_ns: int) -> list[Action]:
         """A probe has measured one run."""
-        rank = self._ranks[decision]
-        level = self._lanes[lane][rank]
-        probe = level.running
-        if probe is None or probe.job.job_id >= 0 or probe.job.decision != decision:
+        probe = self._run_of(decision, lane)
+        if probe is None or probe.job.job_id >= 0:
             return []  # its worker was given up meanwhile
-        started_ns = level.started_ns
+        started_ns = probe.began_ns
         service_ns = max(service_ns - self._preempted_ns(probe, started_ns, now_ns), 1)
         probe.estimate.observe(now_ns, service_ns)
         actions = self._run_ended(now_ns, probe, started_ns, now_ns)
         if self._worth_another(now_ns, probe, service_ns):
-            self._probe(now_ns, probe.job, lane, actions)
+            self._probe(now_ns, probe.job, probe.worker, probe.rung, actions)
         return actions
 
     def worker_ready(
-        self, now_ns: int, decision: str, lane: int, warm_up_ns: Sequence[int]
+        self, now_ns: int, decision: str, lane: int, warm_up_ns: Sequence[Sequence[int]]
     ) -> list[Action]:
-        """A worker is warm; a replaced one keeps what was learnt of its decision."""
-        key = (decision, lane)
-        if key not in self._estimates:
-            self._estimates[key] = self._new_estimate(
-                self._policies[decision].objective, warm_up_ns
-            )
-        self._estimates[key].refresh(now_ns)
-        self._ready[decision].append(lane)
-        self._lanes[lane][self._ranks[decision]].decisions.add(decision)
+        """A worker is warm; `warm_up_ns` holds each variant's runs, none for one it has not got.
+
+        A replaced worker keeps what was learnt of its decision.
+        """
+        objective, rank = self._policies[decision].objective, self._ranks[decision]
+        ladder = []
+        for rung, runs_ns in enumerate(warm_up_ns):
+            if not runs_ns:
+                continue
+            key = (decision, lane, rung)
+            if key not in self._estimates:
+                self._estimates[key] = self._new_estimate(objective, runs_ns)
+            self._estimates[key].refresh(now_ns)
+            ladder.append((rung, self._estimates[key]))
+        worker = Worker(decision, lane, rank, ladder)
+        self._ready[decision].append(worker)
+        self._workers[lane].append(worker)
+        self._lanes[lane][rank].decisions.add(decision)
         return []
 
     def worker_lost(self, now_ns: int, decision: str, lane: int) -> list[Action]:
         """A worker is gone: fail what it ran, move what was queued or fail it now."""
-        if lane not in self._ready[decision]:
+        worker = self._worker(decision, lane)
+        if worker is None:
             return []
-        self._ready[decision].remove(lane)
-        rank = self._ranks[decision]
-        level = self._lanes[lane][rank]
+        self._ready[decision].remove(worker)
+        self._workers[lane].remove(worker)
+        level = self._lanes[lane][worker.rank]
         level.decisions.discard(decision)
         actions: list[Action] = []
-        started_ns = level.started_ns
         lost = level.lost(decision)
         if lost:
-            self._interrupt_below(lane, rank, started_ns, now_ns)
+            self._interrupt_below(lane, worker.rank, lost[0].began_ns, now_ns)
+        if worker.stuck is not None:
+            lost.append(worker.stuck)
+            worker.stuck = None
         for placed in lost:
             if not placed.ended:
                 actions.append(Evict(placed.job, Reason.WORKER_LOST))
             self._forget(placed)
-        queued = [placed for placed in level.queue if placed.job.decision == decision]
-        level.queue = [placed for placed in level.queue if placed.job.decision != decision]
-        for placed in queued:
-            self._move(now_ns, placed, actions)
-        self._dispatch(now_ns, lane, rank, actions)
+        for placed in self._queued_for(worker):
+            self._queue_of(placed).withdraw(placed)
+            self._forget(placed)
+            if not self._readmit(now_ns, placed, actions):
+                actions.append(Evict(placed.job, Reason.WORKER_LOST))
+        self._dispatch(now_ns, lane, actions)
         return actions
 
     def spared(self, now_ns: int, decision: str, lane: int) -> list[Action]:
         """The worker that was to be killed had not got the core to stop: its grace begins anew."""
-        running = self._lanes[lane][self._ranks[decision]].running
-        if running is not None and running.job.decision == decision and running.ended:
+        running = self._run_of(decision, lane)
+        if running is not None and running.ended:
             self._expect_stop(now_ns, running)
         return []
 
@@ -170,17 +222,19 @@ class Scheduler:
         return []
 
     def tick(self, now_ns: int) -> list[Action]:
-        """Miss what is due and unanswered; kill a worker that did not stop when told."""
+        """Miss what is due and unanswered; set aside and kill what does not end."""
         actions: list[Action] = []
         while self._alarms and self._alarms[0][0] <= now_ns:
             placed = self._placed.get(heappop(self._alarms)[1])
             if placed is None:
                 continue
-            if not placed.ended:
+            if not placed.ended and placed.job.deadline_ns <= now_ns:
                 actions.append(Miss(placed.job))
                 self._withdraw(now_ns, placed, actions)
             elif placed.kill_ns and placed.kill_ns <= now_ns:
                 self._kill(now_ns, placed, actions)
+            else:
+                self._set_aside_if_stuck(now_ns, placed, actions)
         return actions
 
     @property
@@ -206,9 +260,14 @@ class Scheduler:
         """Whether a warm worker stands by."""
         return bool(self._ready[decision])
 
-    def estimate(self, decision: str, lane: int) -> Estimate | None:
-        """What is known of the decision's service time there; None before its first worker."""
-        return self._estimates.get((decision, lane))
+    def estimate(self, decision: str, lane: int, rung: int = 0) -> Estimate | None:
+        """What is known of a variant's service time there; None before its first worker."""
+        return self._estimates.get((decision, lane, rung))
+
+    @property
+    def estimates(self) -> Mapping[tuple[str, int, int], Estimate]:
+        """What is known of service times, by decision, lane and rung."""
+        return self._estimates
 
     def promised_ns(self, job_id: int) -> int:
         """When an admitted job was predicted to finish; 0 for one that is not here."""
@@ -217,55 +276,86 @@ class Scheduler:
 
     # Admission ---------------------------------------------------------------------------------
 
+    def _counts_as(self, now_ns: int, job: Job) -> int:
+        """The criticality that the job has in fact, as a rank: lowered, or beyond the declared."""
+        rank = min(self._ranks[job.decision] + job.lowered, LOWEST)
+        if rank == 0:
+            bucket = self._buckets.get(job.decision)
+            if bucket is not None and not bucket.take(now_ns):
+                return Criticality.STANDARD.rank
+        return rank
+
+    def _able(self, now_ns: int, decision: str, actions: list[Action]) -> list[Worker]:
+        """The decision's workers that can take a job, once what holds a level up is set aside."""
+        workers = self._ready[decision]
+        for worker in workers:
+            running = self._lanes[worker.lane][worker.rank].running
+            if running is not None and now_ns - running.began_ns > _aside_ns(running):
+                self._set_aside_if_stuck(now_ns, running, actions, waiting=worker)
+        if any(worker.stuck is not None for worker in workers):
+            return [worker for worker in workers if worker.stuck is None]
+        return workers
+
     def _admit(
-        self, now_ns: int, job: Job, actions: list[Action], older: Placed | None = None
+        self,
+        now_ns: int,
+        job: Job,
+        rank: int,
+        workers: Sequence[Worker],
+        actions: list[Action],
+        older: Placed | None = None,
     ) -> Forecast:
         """If the job fits, promise it an answer, in the place of `older`."""
-        best, seen = self._best_lane(now_ns, job)
+        best, seen = self._best_lane(now_ns, job, rank, workers)
+        if not seen.fits:
+            seen = self._make_room(now_ns, best, seen, actions)
         if not seen.fits:
             return seen
         if older is not None:
             self._forget(older)
             actions.append(Evict(older.job, Reason.STALE))
-        for displaced in seen.displaced:
-            actions.append(Evict(displaced.job, Reason.EVICTED))
-            self._withdraw(now_ns, displaced, actions)
         best.promised_ns = seen.finish_ns
-        self._level(best).insert(best)
+        self._queue_of(best).insert(best)
         self._placed[job.job_id] = best
         heappush(self._alarms, (job.deadline_ns, job.job_id))
         if job.stream and self._policies[job.decision].queue == "newest":
             self._newest[job.decision, job.stream] = best
-        self._dispatch(now_ns, best.lane, best.rank, actions)
-        self._evict_below(now_ns, best.lane, best.rank, actions)
+        lane = best.worker.lane
+        self._dispatch(now_ns, lane, actions)
+        self._evict_below(now_ns, lane, rank, actions)
         return seen
 
-    def _best_lane(self, now_ns: int, job: Job) -> tuple[Placed, Forecast]:
-        """The lane where the job fits, displaces the fewest, and finishes first."""
-        lanes, rank = self._ready[job.decision], self._ranks[job.decision]
-        if len(lanes) == 1:
-            return self._forecast(now_ns, job, rank, lanes[0])
-        candidates = [self._forecast(now_ns, job, rank, lane) for lane in lanes]
+    def _best_lane(
+        self, now_ns: int, job: Job, rank: int, workers: Sequence[Worker]
+    ) -> tuple[Placed, Forecast]:
+        """The lane where the job fits and finishes first."""
+        if len(workers) == 1:
+            return self._forecast(now_ns, job, rank, workers[0])
+        candidates = [self._forecast(now_ns, job, rank, worker) for worker in workers]
         return min(candidates, key=self._cost)
 
-    def _forecast(self, now_ns: int, job: Job, rank: int, lane: int) -> tuple[Placed, Forecast]:
-        estimate = self._estimates[job.decision, lane]
-        new = Placed(job, lane, rank, estimate, urgency(job))
-        free_ns = self._free_ns(now_ns, lane, rank)
-        return new, forecast(self._lanes[lane][rank].queue, free_ns, new)
+    def _forecast(
+        self, now_ns: int, job: Job, rank: int, worker: Worker
+    ) -> tuple[Placed, Forecast]:
+        new = Placed(job, worker, rank, worker.fastest, urgency(job))
+        queue = self._lanes[worker.lane][rank].queue
+        return new, forecast(queue, self._opening(now_ns, worker.lane, rank), new)
 
-    def _cost(self, candidate: tuple[Placed, Forecast]) -> tuple[bool, int, int]:
+    def _cost(self, candidate: tuple[Placed, Forecast]) -> tuple[bool, int]:
         new, seen = candidate
         finish_ns = seen.finish_ns
         # Between lanes about as good, take the one where no lower work is held up.
-        if any(lower.busy for lower in self._lanes[new.lane][new.rank + 1 :]):
+        if any(lower.busy for lower in self._lanes[new.worker.lane][new.rank + 1 :]):
             finish_ns += new.estimate.upper_ns >> 3
-        return (not seen.fits, len(seen.displaced), finish_ns)
+        return (not seen.fits, finish_ns)
 
-    def _free_ns(self, now_ns: int, lane: int, rank: int) -> int:
-        """When the level's queue can start: after all higher work and its own residual."""
+    def _opening(self, now_ns: int, lane: int, rank: int) -> Opening:
+        """When the level's queue can start, after all higher work and its own residual."""
+        if rank == 0:
+            return Opening(now_ns, now_ns + self._lanes[lane][0].residual_ns(now_ns, now_ns))
         higher_ns, since_ns = self._higher_work(now_ns, lane, rank)
-        return now_ns + higher_ns + self._lanes[lane][rank].residual_ns(now_ns, since_ns)
+        own_ns = self._lanes[lane][rank].residual_ns(now_ns, since_ns)
+        return Opening(now_ns, now_ns + higher_ns + own_ns, self._left(lane, rank))
 
     def _higher_work(self, now_ns: int, lane: int, rank: int) -> tuple[int, int]:
         """Upper time of all work above the level, and since when some of it has been running."""
@@ -275,73 +365,220 @@ class Scheduler:
             higher = levels[above]
             if higher.running is not None:
                 work_ns += higher.work_ns(now_ns, since_ns)
-                since_ns = min(since_ns, higher.started_ns)
+                since_ns = min(since_ns, higher.running.began_ns)
         return work_ns, since_ns
 
-    def _refuse(self, now_ns: int, job: Job, seen: Forecast, actions: list[Action]) -> None:
+    def _left(self, lane: int, rank: int) -> int:
+        """How much of the lane the declared higher work leaves, in parts of WHOLE."""
+        taken = 0.0
+        for worker in self._workers[lane]:
+            if worker.rank < rank:
+                rate = self._policies[worker.decision].rate / len(self._ready[worker.decision])
+                taken += rate * worker.ladder[0][1].typical_ns
+        return max(LEAST_LEFT, WHOLE - int(WHOLE * taken / SECOND)) if taken else WHOLE
+
+    def _make_room(
+        self, now_ns: int, new: Placed, seen: Forecast, actions: list[Action]
+    ) -> Forecast:
+        """Where the job does not fit, see whether others have to give way, and let them."""
+        lane, rank = new.worker.lane, new.rank
+        if now_ns + new.estimate.upper_ns > new.job.due_ns:
+            return seen
+        opening = self._opening(now_ns, lane, rank)
+        queue = self._lanes[lane][rank].queue
+        for level in self._lanes[lane][: rank + 1]:
+            run = level.running
+            if run is not None and run.rank > rank and not run.ended:
+                # It runs up here, but it counts as less: lower work never stands in the way.
+                held_ns = run.estimate.upper_ns - (run.estimate.upper_ns >> 3)
+                sooner = Opening(now_ns, max(now_ns, opening.free_ns - held_ns), opening.left)
+                if (freed := forecast(queue, sooner, new)).fits:
+                    actions.append(Evict(run.job, Reason.EVICTED))
+                    self._withdraw(now_ns, run, actions)
+                    return freed
+        return self._share(now_ns, new, seen, opening, actions)
+
+    def _share(
+        self, now_ns: int, new: Placed, seen: Forecast, opening: Opening, actions: list[Action]
+    ) -> Forecast:
+        """Per-asker fairness: who has most waiting gives way to one who has less (push-out).
+
+        An asker's questions to one decision are a flow. The flow with the most work waiting loses
+        its least urgent job, as long as it keeps no less than the newcomer's flow then has.
+        """
+        queue = self._queue_of(new).queue
+        waiting: dict[tuple[str, str], int] = {_flow(new): new.estimate.upper_ns}
+        for placed in queue:
+            flow = _flow(placed)
+            waiting[flow] = waiting.get(flow, 0) + placed.estimate.upper_ns
+        own_ns = waiting[_flow(new)]
+        rest, pushed = list(queue), []
+        while not seen.fits:
+            most = max(waiting, key=waiting.__getitem__)
+            victim = next((p for p in reversed(rest) if _flow(p) == most), None)
+            if most == _flow(new) or victim is None:
+                return seen
+            waiting[most] -= victim.estimate.upper_ns
+            if waiting[most] < own_ns:
+                return seen
+            rest.remove(victim)
+            pushed.append(victim)
+            seen = forecast(rest, opening, new)
+        for victim in pushed:
+            actions.append(Evict(victim.job, Reason.EVICTED))
+            self._withdraw(now_ns, victim, actions)
+        return seen
+
+    def _refuse(
+        self,
+        now_ns: int,
+        job: Job,
+        rank: int,
+        workers: Sequence[Worker],
+        seen: Forecast,
+        actions: list[Action],
+    ) -> None:
         """Say why, and what could have been promised; look again at what old evidence refused."""
-        lanes, rank = self._ready[job.decision], self._ranks[job.decision]
-        alone_ns = min(self._estimates[job.decision, lane].upper_ns for lane in lanes)
+        alone_ns = min(worker.fastest.upper_ns for worker in workers)
         reason = Reason.INFEASIBLE if now_ns + alone_ns > job.due_ns else Reason.OVERLOAD
-        earliest_ns = min(self._earliest_ns(now_ns, job, rank, lane) for lane in lanes)
+        earliest_ns = min(self._earliest_ns(now_ns, job, rank, worker) for worker in workers)
         actions.append(Reject(job, reason, seen.finish_ns, earliest_ns))
-        for lane in lanes:
-            estimate = self._estimates[job.decision, lane]
+        for worker in workers:
+            estimate = worker.fastest
             if not estimate.calibrated or estimate.newest_ns < now_ns - PROBE_AFTER_NS:
                 estimate.refresh(now_ns)
-                if not any(level.busy for level in self._lanes[lane][: rank + 1]):
+                levels = self._lanes[worker.lane]
+                if not any(level.busy for level in levels[: max(rank, worker.rank) + 1]):
                     refused = Job(0, job.decision, now_ns, job.deadline_ns, job.due_ns)
-                    self._probe(now_ns, refused, lane, actions)
+                    rung = next(r for r, known in worker.ladder if known is estimate)
+                    self._probe(now_ns, refused, worker, rung, actions)
 
-    def _earliest_ns(self, now_ns: int, job: Job, rank: int, lane: int) -> int:
-        new = Placed(job, lane, rank, self._estimates[job.decision, lane], urgency(job))
-        queue = self._lanes[lane][rank].queue
-        return earliest_feasible_ns(queue, self._free_ns(now_ns, lane, rank), new)
+    def _earliest_ns(self, now_ns: int, job: Job, rank: int, worker: Worker) -> int:
+        new = Placed(job, worker, rank, worker.fastest, urgency(job))
+        queue = self._lanes[worker.lane][rank].queue
+        return earliest_feasible_ns(queue, self._opening(now_ns, worker.lane, rank), new)
 
     def _unstarted_older(self, job: Job) -> Placed | None:
         """Take the stream's unstarted older job out of its queue, while the new one is judged."""
         older = self._newest.get((job.decision, job.stream))
-        return older if older is not None and self._level(older).withdraw(older) else None
+        return older if older is not None and self._queue_of(older).withdraw(older) else None
 
-    def _move(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
-        """Find a lost worker's queued job another lane, else its asker hears it now."""
-        job = placed.job
-        self._forget(placed)
-        if not self._ready[job.decision] or not self._admit(now_ns, job, actions).fits:
-            actions.append(Evict(job, Reason.WORKER_LOST))
+    def _readmit(self, now_ns: int, placed: Placed, actions: list[Action]) -> bool:
+        """Find a queued job whose worker is lost or stuck another lane."""
+        workers = [worker for worker in self._ready[placed.job.decision] if worker.stuck is None]
+        if not workers:
+            return False
+        return self._admit(now_ns, placed.job, placed.rank, workers, actions).fits
 
     # Order of service --------------------------------------------------------------------------
 
-    def _dispatch(self, now_ns: int, lane: int, rank: int, actions: list[Action]) -> None:
+    def _dispatch(self, now_ns: int, lane: int, actions: list[Action]) -> None:
         """Start what can start: one job a criticality, the kernel lets the higher go first."""
-        level = self._lanes[lane][rank]
-        queue = level.queue
-        while queue and level.running is None:
-            placed = queue.pop(0)
+        for rank, level in enumerate(self._lanes[lane]):
+            if level.queue:
+                self._start_waiting(now_ns, lane, rank, level, actions)
+                if level.queue and level.deck is None and _may_deck(level):
+                    self._choose(now_ns, level.take(0), level, actions, on_deck=True)
+
+    def _start_waiting(
+        self, now_ns: int, lane: int, rank: int, level: Level, actions: list[Action]
+    ) -> None:
+        levels, place = self._lanes[lane], 0
+        while place < len(level.queue):
+            placed = level.queue[place]
+            worker = placed.worker
+            # One that runs above the level it counts as must not go before any of the levels
+            # between: it waits until they have nothing to run.
+            held = any(levels[r].running is not None for r in range(worker.rank, rank + 1))
+            if held or worker.stuck is not None:
+                if level.running is not None and not level.strangers:
+                    return
+                place += 1
+                continue
+            level.take(place)
             if _too_late(now_ns, placed):
                 self._forget(placed)
                 actions.append(Evict(placed.job, Reason.EVICTED))
             else:
-                level.begin(now_ns, placed)
-                actions.append(Start(placed.job, lane, on_deck=False))
-        if queue and level.deck is None and _may_deck(level):
-            level.deck = queue.pop(0)
-            actions.append(Start(level.deck.job, lane, on_deck=True))
+                self._choose(now_ns, placed, levels[worker.rank], actions, on_deck=False)
+
+    def _choose(
+        self, now_ns: int, placed: Placed, runs_at: Level, actions: list[Action], *, on_deck: bool
+    ) -> None:
+        """Hand the job to its worker, by the most accurate variant that keeps every promise."""
+        worker = placed.worker
+        if len(worker.ladder) > 1:
+            self._pick_variant(now_ns, placed)
+        else:
+            placed.rung = worker.ladder[0][0]
+        if on_deck:
+            runs_at.deck = placed
+        else:
+            runs_at.begin(now_ns, placed)
+            if len(runs_at.decisions) > 1:  # others would wait behind it, were it stuck
+                heappush(self._alarms, (now_ns + _aside_ns(placed), placed.job.job_id))
+        actions.append(Start(placed.job, worker.lane, on_deck, placed.rung))
+
+    def _pick_variant(self, now_ns: int, placed: Placed) -> None:
+        """Take the most accurate variant with which this job and those behind it make it.
+
+        Those behind count with their fastest. After a step down the ladder there is no step up for
+        one budget, so that it does not flap between questions.
+        """
+        worker, job = placed.worker, placed.job
+        opening = self._opening(now_ns, worker.lane, placed.rank)
+        latest_ns = opening.latest_ns(job.due_ns)
+        behind_ns = latest_start_ns(self._queue_of(placed).queue, opening)
+        if behind_ns is not None:
+            latest_ns = min(latest_ns, behind_ns)
+        held = now_ns - worker.down_ns < job.deadline_ns - job.arrival_ns
+        last = len(worker.ladder) - 1
+        for place in range(worker.place if held else 0, last + 1):
+            rung, estimate = worker.ladder[place]
+            if place == last:
+                estimate = worker.fastest
+                rung = next(r for r, known in worker.ladder if known is estimate)
+            if place == last or opening.free_ns + estimate.upper_ns <= latest_ns:
+                break
+        if place > worker.place:
+            worker.down_ns = now_ns
+        worker.place, placed.rung, placed.estimate = place, rung, estimate
+        end_ns = opening.finish_ns(opening.free_ns + estimate.upper_ns)
+        placed.promised_ns = max(placed.promised_ns, end_ns)
 
     def _run_ended(
         self, now_ns: int, placed: Placed, started_ns: int, ended_ns: int
     ) -> list[Action]:
-        lane, rank = placed.lane, placed.rank
-        level = self._lanes[lane][rank]
-        assert level.running is placed, "a run ended that was not running"
-        self._interrupt_below(lane, rank, started_ns, ended_ns)
-        level.end(now_ns, ended_ns)
-        self._forget(placed)
+        worker = placed.worker
+        lane, rank = worker.lane, worker.rank
         actions: list[Action] = []
-        if level.running is not None:
-            self._deck_began(now_ns, level.running, actions)
-        self._dispatch(now_ns, lane, rank, actions)
+        if worker.stuck is placed:
+            worker.stuck = None
+            actions.append(Aside(worker.decision, lane, over=True))
+        else:
+            level = self._lanes[lane][rank]
+            assert level.running is placed, "a run ended that was not running"
+            self._interrupt_below(lane, rank, started_ns, ended_ns)
+            level.end(now_ns, ended_ns)
+            if level.running is not None:
+                self._deck_began(now_ns, level.running, actions)
+        self._forget(placed)
+        self._dispatch(now_ns, lane, actions)
+        if worker.place:
+            self._look_up(now_ns, placed, actions)
         return actions
+
+    def _look_up(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
+        """Measure a more accurate variant anew where old evidence kept it from being chosen."""
+        worker, job = placed.worker, placed.job
+        if job.job_id < 0 or any(level.busy for level in self._lanes[worker.lane]):
+            return
+        for rung, estimate in worker.ladder[: worker.place]:
+            if estimate.newest_ns < now_ns - PROBE_AFTER_NS:
+                due_ns = now_ns + job.due_ns - job.arrival_ns
+                wanted = Job(0, job.decision, now_ns, due_ns, due_ns)
+                self._probe(now_ns, wanted, worker, rung, actions)
+                return
 
     def _deck_began(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """What was on deck runs: its worker began it by itself, wanted or not."""
@@ -355,13 +592,14 @@ class Scheduler:
         """Tell lower work that can no longer make it, while its askers still have time."""
         for lower in range(rank + 1, len(self._lanes[lane])):
             level = self._lanes[lane][lower]
-            if level.running is None:
+            if not level.busy:
                 continue
             higher_ns, since_ns = self._higher_work(now_ns, lane, lower)
             free_ns = now_ns + higher_ns
-            typical_ns = level.running.estimate.typical_ns
-            left_ns = level.left_ns(now_ns, since_ns, typical_ns)
-            ahead = [(level.running, left_ns)]
+            ahead = []
+            if level.running is not None:
+                typical_ns = level.running.estimate.typical_ns
+                ahead.append((level.running, level.left_ns(now_ns, since_ns, typical_ns)))
             if level.deck is not None:
                 ahead.append((level.deck, level.deck.estimate.typical_ns))
             ahead += [(placed, placed.estimate.typical_ns) for placed in level.queue]
@@ -378,13 +616,13 @@ class Scheduler:
 
     def _withdraw(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """Take a job whose outcome is told off its lane, stopping its run if it has one."""
-        level = self._level(placed)
-        if level.withdraw(placed):
+        if self._queue_of(placed).withdraw(placed):
             self._forget(placed)
             return
         placed.ended = True
-        actions.append(Stop(placed.job, placed.lane))
-        if level.running is placed:
+        worker = placed.worker
+        actions.append(Stop(placed.job, worker.lane))
+        if self._lanes[worker.lane][worker.rank].running is placed or worker.stuck is placed:
             self._expect_stop(now_ns, placed)
 
     def _expect_stop(self, now_ns: int, placed: Placed) -> None:
@@ -393,18 +631,58 @@ class Scheduler:
         placed.kill_ns = now_ns + KILL_GRACE_NS + placed.estimate.upper_ns
         heappush(self._alarms, (placed.kill_ns, placed.job.job_id))
 
+    def _set_aside_if_stuck(
+        self, now_ns: int, placed: Placed, actions: list[Action], waiting: Worker | None = None
+    ) -> None:
+        """A run far past its bound no longer holds up the other decisions of its criticality.
+
+        `waiting` is a worker that somebody asks for who is not in any queue yet.
+        """
+        worker = placed.worker
+        level = self._lanes[worker.lane][worker.rank]
+        if level.running is not placed or level.deck is not None:
+            return
+        others = waiting is not None and waiting is not worker
+        if not others and all(queued.worker is worker for queued in level.queue):
+            return
+        early_ns = _aside_ns(placed) - self._own_ns(placed, placed.began_ns, now_ns)
+        if early_ns > 0:  # higher work had the lane
+            heappush(self._alarms, (now_ns + early_ns, placed.job.job_id))
+            return
+        self._interrupt_below(worker.lane, worker.rank, placed.began_ns, now_ns)
+        level.set_aside()
+        worker.stuck = placed
+        actions.append(Aside(worker.decision, worker.lane, over=False))
+        for queued in self._queued_for(worker):
+            self._queue_of(queued).withdraw(queued)
+            self._forget(queued)
+            if not self._readmit(now_ns, queued, actions):  # then it waits for the stuck one
+                self._restore(queued)
+        self._dispatch(now_ns, worker.lane, actions)
+
+    def _restore(self, placed: Placed) -> None:
+        self._queue_of(placed).insert(placed)
+        self._placed[placed.job.job_id] = placed
+        stream = (placed.job.decision, placed.job.stream)
+        if placed.job.stream and self._policies[placed.job.decision].queue == "newest":
+            self._newest[stream] = placed
+
     def _kill(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """The grace is over; but what higher work kept from running could not obey either."""
-        kept_ns = self._preempted_ns(placed, placed.told_ns, now_ns)
-        if kept_ns > MS:
-            placed.told_ns, placed.kill_ns = now_ns, now_ns + kept_ns
-            heappush(self._alarms, (placed.kill_ns, placed.job.job_id))
-            return
+        worker = placed.worker
+        if worker.stuck is not placed:
+            kept_ns = self._preempted_ns(placed, placed.told_ns, now_ns)
+            if kept_ns > MS:
+                placed.told_ns, placed.kill_ns = now_ns, now_ns + kept_ns
+                heappush(self._alarms, (placed.kill_ns, placed.job.job_id))
+                return
         # The loss comes back as `worker_lost`; until then nothing starts there.
         placed.kill_ns = 0
-        actions.append(Kill(placed.job.decision, placed.lane))
+        actions.append(Kill(placed.job.decision, worker.lane))
 
-    def _probe(self, now_ns: int, refused: Job, lane: int, actions: list[Action]) -> None:
+    def _probe(
+        self, now_ns: int, refused: Job, worker: Worker, rung: int, actions: list[Action]
+    ) -> None:
         """Measure a run on zeros. It has the level as a job has, but nobody waits for it.
 
         `refused` is what the result is held against: since when, and due when.
@@ -412,12 +690,12 @@ class Scheduler:
         self._probes += 1
         self._probing += 1
         job = replace(refused, job_id=-self._probes)
-        rank, estimate = self._ranks[job.decision], self._estimates[job.decision, lane]
-        probe = Placed(job, lane, rank, estimate, urgency(job), ended=True)
+        estimate = self._estimates[job.decision, worker.lane, rung]
+        probe = Placed(job, worker, worker.rank, estimate, urgency(job), rung, ended=True)
         self._placed[job.job_id] = probe
-        self._lanes[lane][rank].begin(now_ns, probe)
+        self._lanes[worker.lane][worker.rank].begin(now_ns, probe)
         self._expect_stop(now_ns, probe)
-        actions.append(Probe(job.decision, lane))
+        actions.append(Probe(job.decision, worker.lane, rung))
 
     def _worth_another(self, now_ns: int, probe: Placed, service_ns: int) -> bool:
         """Whether old runs still refuse what this one shows to be possible, on an idle lane."""
@@ -425,7 +703,7 @@ class Scheduler:
         wanted_ns = refused.due_ns - refused.arrival_ns
         if not service_ns * GUARD <= wanted_ns < probe.estimate.upper_ns:
             return False
-        idle = not any(level.busy for level in self._lanes[probe.lane])
+        idle = not any(level.busy for level in self._lanes[probe.worker.lane])
         return idle and now_ns < refused.arrival_ns + PROBE_FOR_NS
 
     def _own_ns(self, placed: Placed, started_ns: int, ended_ns: int) -> int:
@@ -434,12 +712,13 @@ class Scheduler:
 
     def _preempted_ns(self, placed: Placed, start_ns: int, end_ns: int) -> int:
         """How much of the span higher work had the lane, also such that runs still."""
-        levels = self._lanes[placed.lane]
+        worker = placed.worker
+        levels = self._lanes[worker.lane]
         since_ns = end_ns
-        for above in range(placed.rank):
-            if levels[above].running is not None:
-                since_ns = min(since_ns, levels[above].started_ns)
-        return levels[placed.rank].preempted_ns(start_ns, end_ns, since_ns)
+        for above in levels[: worker.rank]:
+            if above.running is not None:
+                since_ns = min(since_ns, above.running.began_ns)
+        return levels[worker.rank].preempted_ns(start_ns, end_ns, since_ns)
 
     def _interrupt_below(self, lane: int, rank: int, start_ns: int, end_ns: int) -> None:
         """What ran here, lower runs on the lane did not have."""
@@ -455,8 +734,33 @@ class Scheduler:
         if job.stream and self._newest.get((job.decision, job.stream)) is placed:
             del self._newest[job.decision, job.stream]
 
-    def _level(self, placed: Placed) -> Level:
-        return self._lanes[placed.lane][placed.rank]
+    def _queue_of(self, placed: Placed) -> Level:
+        """The level whose queue the job belongs to."""
+        return self._lanes[placed.worker.lane][placed.rank]
+
+    def _queued_for(self, worker: Worker) -> list[Placed]:
+        return [p for level in self._lanes[worker.lane] for p in level.queue if p.worker is worker]
+
+    def _worker(self, decision: str, lane: int) -> Worker | None:
+        return next((w for w in self._ready[decision] if w.lane == lane), None)
+
+    def _run_of(self, decision: str, lane: int) -> Placed | None:
+        """What the decision's worker runs on the lane, set aside or not."""
+        worker = self._worker(decision, lane)
+        if worker is None:
+            return None
+        if worker.stuck is not None:
+            return worker.stuck
+        running = self._lanes[lane][worker.rank].running
+        return running if running is not None and running.worker is worker else None
+
+
+def _flow(placed: Placed) -> tuple[str, str]:
+    return (placed.job.decision, placed.job.asker)
+
+
+def _aside_ns(placed: Placed) -> int:
+    return ASIDE_BOUNDS * placed.estimate.upper_ns + ASIDE_NS
 
 
 def _too_late(now_ns: int, placed: Placed) -> bool:
@@ -466,6 +770,11 @@ def _too_late(now_ns: int, placed: Placed) -> bool:
 
 def _may_deck(level: Level) -> bool:
     # A job on deck cannot be overtaken. With one decision here that costs no order worth
-    # having; with several, a loose job on deck would stand before a tight one. And a frame
-    # that a newer one may replace stays where it can be replaced.
-    return len(level.decisions) == 1 and not level.queue[0].job.stream
+    # having; with several, a loose job on deck would stand before a tight one. A frame that a
+    # newer one may replace stays where it can be replaced, and the choice among variants is put
+    # off until it is known who waits behind.
+    following = level.queue[0]
+    worker = following.worker
+    own = level.running is not None and level.running.worker is worker
+    alone = len(level.decisions) == 1 and len(worker.ladder) == 1
+    return own and alone and not following.job.stream

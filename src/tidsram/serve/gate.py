@@ -13,6 +13,7 @@ import gc
 import mmap
 import os
 import socket
+import struct
 import sys
 from typing import Any
 
@@ -25,14 +26,27 @@ from tidsram.protocol import oip, wire
 from tidsram.protocol.oip import Ask, RequestError
 from tidsram.protocol.tensors import ModelSpec
 from tidsram.protocol.wire import DONE, JOB, JSON_LIMIT, TICKET
-from tidsram.schedule.events import Action, Evict, Job, Kill, Miss, Probe, Reject, Start, Stop
+from tidsram.schedule.events import (
+    Action,
+    Aside,
+    Evict,
+    Job,
+    Kill,
+    Miss,
+    Probe,
+    Reject,
+    Start,
+    Stop,
+)
 from tidsram.schedule.scheduler import Policy, Scheduler
 from tidsram.serve import http, machine
 from tidsram.serve.http import Head
 from tidsram.serve.messages import (
+    Beat,
     Drain,
     Open,
     Pool,
+    WorkerAside,
     WorkerLost,
     WorkerReady,
     WorkerSpared,
@@ -41,7 +55,15 @@ from tidsram.serve.messages import (
 )
 from tidsram.serve.metrics import Metrics, Row, metrics_bytes
 from tidsram.serve.pages import Pages, model_of
-from tidsram.serve.sentences import EVICTED, SHUTTING_DOWN, json_too_large, not_ready, refusal
+from tidsram.serve.sentences import (
+    EVICTED,
+    SHUTTING_DOWN,
+    json_too_large,
+    no_slot,
+    not_ready,
+    refusal,
+    too_many_connections,
+)
 from tidsram.serve.slots import Slots
 from tidsram.units import SECOND, US, show_ns
 
@@ -52,6 +74,9 @@ DISCARD_LIMIT = 16 << 20  # a refused body longer than this costs the connection
 SWEEP_S = 0.02
 SYNC_S = 1.0  # for a worker to end an earlier gate's run, and as long again as it takes
 COLLECT_S = 10.0
+PING_S = 1.0  # an idle worker that does not answer for so long is replaced
+GREED = 3  # times what is left free: more of a common good one asker does not get
+_PEER = struct.Struct("3i")  # SO_PEERCRED: process, user, group
 SCRATCH_BYTES = 1 << 18
 _NO_HEAD = bytes(SCRATCH_BYTES + 1)  # longer than what can arrive, so it is never recognised
 
@@ -66,6 +91,7 @@ class Link:
         self.jobs, self.tickets = jobs, tickets
         self.warm_up_ns = ready.warm_up_ns
         self.synced = False  # it has ended whatever an earlier gate gave it
+        self.asked = False  # for a sign of life, and has not given it
         self.welcome = False
 
     def close(self) -> None:
@@ -80,13 +106,14 @@ class Served:
     def __init__(self, decision: Decision, row: Row) -> None:
         self.decision, self.row = decision, row
         self.name = decision.name
-        self.variant = decision.bundle.rsplit("/", 1)[-1].removesuffix(".onnx")
+        self.told: tuple[bytes, ...] = ()  # by rung: what answers of that variant have in common
         self.rank = decision.criticality.rank
         self.budget_us = decision.budget_ns // US
         self.links: dict[int, Link] = {}
         self.spec: ModelSpec | None = None
         self.slots: Slots[Request] | None = None
         self.room = 0  # bytes of tensors a question has
+        self.held: dict[str, int] = {}  # asker → slots
 
 
 class Request:
@@ -105,10 +132,12 @@ class Request:
         "keep_alive",
         "lane",
         "number",
+        "rung",
         "served",
         "slot",
         "spent_us",
         "told",
+        "who",
     )
 
     body_ns: int  # the stamps, in the order of the stages
@@ -121,6 +150,7 @@ class Request:
         self.deadline_ns = arrival_ns + served.decision.budget_ns
         self.budget_us, self.spent_us = served.budget_us, 0
         self.slot = self.lane = -1  # lane: where it runs, −1 before
+        self.who, self.rung = asker.name, 0
         self.generation = 0
         self.keep_alive = True
         self.told = False  # its outcome
@@ -132,6 +162,7 @@ class Asker(asyncio.BufferedProtocol):
 
     def __init__(self, gate: "Gate", *, local: bool) -> None:
         self._gate, self._local = gate, local
+        self.name = ""  # who asks
         self.transport: Any = None
         self._fd = -1
         self.request: Request | None = None
@@ -153,6 +184,7 @@ class Asker(asyncio.BufferedProtocol):
         """Meet the asker."""
         self.transport = transport
         self._fd = transport.get_extra_info("socket").fileno()
+        self.name = _name_of(transport)
         self._gate.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -364,6 +396,10 @@ class Asker(asyncio.BufferedProtocol):
             return now_ns >= self.request.deadline_ns
         return bool(self.since_ns) and now_ns >= self.since_ns + HEAD_TIME_NS
 
+    def turn_away(self, sentence: str) -> None:
+        """Refuse the connection in words."""
+        self._hang_up(503, Reason.OVERLOAD, sentence)
+
     @property
     def on_this_host(self) -> bool:
         """Whether the asker's wall clock is this machine's."""
@@ -388,13 +424,15 @@ class Gate:
         self._metrics = metrics
         decisions = opened.estate.decisions
         self._served = {name: Served(d, metrics.row(name)) for name, d in decisions.items()}
-        self._scheduler = Scheduler(
-            [Policy(d.name, d.criticality, d.objective, d.queue) for d in decisions.values()],
-            opened.lane_count,
-        )
+        for served in self._served.values():
+            names = [variant.name for variant in served.decision.ladder]
+            served.told = tuple(oip.answered_by(self._site, name) for name in names)
+        policies = [_policy(decision) for decision in decisions.values()]
+        self._scheduler = Scheduler(policies, opened.lane_count)
         self.pages = Pages(self._served, self._scheduler, metrics, opened.endpoints)
         self._requests: dict[int, Request] = {}
         self._askers: set[Asker] = set()
+        self._connections: dict[str, int] = {}  # by who asks
         self._last_end_ns: dict[tuple[int, int], int] = {}
         self._receiving: set[Asker] = set()
         self._sweeping = False
@@ -412,6 +450,7 @@ class Gate:
             Stop: self._stop,
             Miss: self._miss,
             Kill: self._kill,
+            Aside: self._aside,
             Probe: self._probe,
         }
 
@@ -435,6 +474,7 @@ class Gate:
                 )
             self._servers.append(server)
         self._collect()
+        self._loop.call_later(PING_S, self._ping)
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -468,12 +508,12 @@ class Gate:
                 f"the question brings {tensors} bytes of tensors; {served.name} takes {served.room}"
                 f"; check the inputs' shapes and the Inference-Header-Content-Length header"
             )
+        elif not slots.free or served.held.get(asker.name, 0) > GREED * slots.free:
+            reason, sentence = Reason.OVERLOAD, no_slot(served.name, slots.layout.slots, slots.free)
         else:
             request.slot = slots.take(request, request.number, now_ns, request.deadline_ns)
             request.generation = slots.generation
-            if request.slot < 0:
-                reason = Reason.OVERLOAD
-                sentence = f"all {slots.layout.slots} slots of {served.name} are taken; ask later"
+            served.held[asker.name] = served.held.get(asker.name, 0) + 1
         if reason:
             self._refuse(request, reason, sentence, {})
             return None
@@ -521,8 +561,10 @@ class Gate:
             request.arrival_ns,
             request.deadline_ns,
             request.deadline_ns - RETURN_NS,
-            (_lowered_by(ask.criticality, served.rank), ask.priority),
+            ask.priority,
+            _lowered_by(ask.criticality, served.rank),
             ask.stream,
+            request.who,
         )
         self._requests[request.number] = request
         actions = self._scheduler.arrived(now_ns, job)
@@ -533,9 +575,7 @@ class Gate:
     def _read(self, served: Served, json: bytes, tail_bytes: int) -> Ask:
         assert served.spec is not None
         header = json or oip.raw_header(served.spec)
-        return oip.decode_infer(
-            header, tail_bytes, served.name, served.spec, self._site, served.variant
-        )
+        return oip.decode_infer(header, tail_bytes, served.name, served.spec)
 
     @staticmethod
     def _fix_deadline(request: Request, ask: Ask, asker: Asker) -> None:
@@ -566,8 +606,9 @@ class Gate:
     def _start(self, action: Start) -> None:
         request = self._requests[action.job.job_id]
         assert request.ask is not None
-        request.lane = action.lane
-        message = JOB.pack(wire.RUN, request.slot, request.generation, request.deadline_ns)
+        request.lane, rung = action.lane, action.rung
+        request.rung = rung
+        message = JOB.pack(wire.RUN, rung, request.slot, request.generation, request.deadline_ns)
         try:  # noqa: SIM105 - a context manager costs as much as the send's Python side
             request.served.links[action.lane].jobs.send(message + request.ask.offsets)
         except OSError:
@@ -601,10 +642,16 @@ class Gate:
         if link is not None:
             send(self._control, WorkerLost(action.decision, action.lane, link.pid, kill=True))
 
+    def _aside(self, action: Aside) -> None:
+        link = self._served[action.decision].links.get(action.lane)
+        if link is not None:
+            put = WorkerAside(action.decision, action.lane, link.pid, aside=not action.over)
+            send(self._control, put)
+
     def _probe(self, action: Probe) -> None:
         with contextlib.suppress(OSError):
             jobs = self._served[action.decision].links[action.lane].jobs
-            jobs.send(JOB.pack(wire.PROBE, 0, 0, 0))
+            jobs.send(JOB.pack(wire.PROBE, action.rung, 0, 0, 0))
 
     # run → encode → send --------------------------------------------------------------------------
 
@@ -623,7 +670,7 @@ class Gate:
         status, slot, generation, started_ns, ended_ns, _ = DONE.unpack_from(message)
         served = link.served
         if status == wire.SYNCED:
-            link.synced = True
+            link.synced, link.asked = True, False
             self._welcome(served)
             return
         if not link.synced:
@@ -647,6 +694,7 @@ class Gate:
         if not lane_first:  # nobody waits for the lane but the asker
             self._tell_end(request, status, message, started_ns, ended_ns)
         if status == wire.OK:
+            served.row.count_promise(kept=ended_ns <= self._scheduler.promised_ns(number))
             actions = self._scheduler.finished(now_ns, number, started_ns, ended_ns)
         else:
             actions = self._scheduler.failed(now_ns, number)
@@ -710,7 +758,7 @@ class Gate:
         )
         try:
             json, tensors = oip.encode_answer(
-                ask, served.name, self._site, served.variant, served.spec, outputs.get, numbers
+                ask, served.name, served.spec, served.told[request.rung], outputs.get, numbers
             )
         except RequestError as error:
             self._refuse(request, error.reason, str(error), {})
@@ -718,6 +766,7 @@ class Gate:
         head = http.answer_head(json, tensors, keep_alive=request.keep_alive)
         self._send(request, head, json, *tensors)
         served.row.count(Reason.NONE)
+        served.row.count_rung(request.rung)
         served.row.observe(
             (
                 request.body_ns - t0,
@@ -761,6 +810,10 @@ class Gate:
             assert request.served.slots is not None
             request.served.slots.give_back(request.slot)
             request.slot = -1
+            held, who = request.served.held, request.who
+            held[who] -= 1
+            if not held[who]:
+                del held[who]
 
     # deadlines, connections -----------------------------------------------------------------------
 
@@ -796,14 +849,19 @@ class Gate:
         self._loop.call_later(COLLECT_S, self._collect)
 
     def connected(self, asker: Asker) -> None:
-        """Take a connection, if there is room."""
-        if len(self._askers) >= MAX_CONNECTIONS:
-            asker.transport.abort()
+        """Take a connection, if there is room, also for others."""
+        mine, left = self._connections.get(asker.name, 0), MAX_CONNECTIONS - len(self._askers)
         self._askers.add(asker)
+        self._connections[asker.name] = mine + 1
+        if mine > GREED * left or left <= 0:
+            asker.turn_away(too_many_connections(mine, left))
 
     def disconnected(self, asker: Asker) -> None:
         """An asker left: withdraw what it asked for."""
         self._askers.discard(asker)
+        self._connections[asker.name] -= 1
+        if not self._connections[asker.name]:
+            del self._connections[asker.name]
         self._receiving.discard(asker)
         request, asker.request = asker.request, None
         if request is None or request.told:
@@ -837,6 +895,8 @@ class Gate:
             now_ns = clock.now_ns()
             self._do(self._scheduler.spared(now_ns, message.decision, message.lane))
             self._timer.arm(self._scheduler.next_wake_ns)
+        elif isinstance(message, Beat):
+            send(self._control, message)
         elif isinstance(message, Drain):
             self._draining = self.pages.draining = True
             self._do(self._scheduler.draining(clock.now_ns()))
@@ -853,8 +913,28 @@ class Gate:
         link = Link(served, ready, jobs, tickets)
         served.links[ready.lane] = link
         self._loop.add_reader(jobs.fileno(), self._run_ended, link)
-        jobs.send(JOB.pack(wire.SYNC, 0, self._first_generation, 0))
-        self._loop.call_later(SYNC_S + 2 * max(link.warm_up_ns) / SECOND, self._give_up, link)
+        jobs.send(JOB.pack(wire.SYNC, 0, 0, self._first_generation, 0))
+        longest_ns = max(ns for runs_ns in link.warm_up_ns for ns in runs_ns)
+        self._loop.call_later(SYNC_S + 2 * longest_ns / SECOND, self._give_up, link)
+
+    def _ping(self) -> None:
+        """Ask idle workers for a sign of life: one that is stuck is found before it is needed."""
+        for served in self._served.values():
+            slots = served.slots
+            for link in served.links.values():
+                if slots is None or not link.synced:
+                    continue
+                if any(r is not None and r.lane == link.lane for r in slots.holder):
+                    link.asked = False  # it has something to run, with a deadline of its own
+                elif link.asked:
+                    link.asked = False
+                    lost = WorkerLost(served.name, link.lane, link.pid, kill=True)
+                    send(self._control, lost)
+                else:
+                    with contextlib.suppress(OSError):
+                        link.jobs.send(JOB.pack(wire.SYNC, 0, 0, self._first_generation, 0))
+                        link.asked = True
+        self._loop.call_later(PING_S, self._ping)
 
     def _give_up(self, link: Link) -> None:
         if not link.synced and link.served.links.get(link.lane) is link:
@@ -926,6 +1006,28 @@ class _Outputs:
             size = tensor.nbytes_of(shape)
         at = self._at + self._slots.layout.output_at[index]
         return shape, self._slots.memory[at : at + size]
+
+
+def _policy(decision: Decision) -> Policy:
+    declared = decision.arrivals
+    return Policy(
+        decision.name,
+        decision.criticality,
+        decision.objective,
+        decision.queue,
+        rate=declared.rate if declared is not None else 0.0,
+        burst=declared.burst if declared is not None else 0,
+    )
+
+
+def _name_of(transport: asyncio.BaseTransport) -> str:
+    """Say who is at the other end: the user of this machine, else the address."""
+    peer = transport.get_extra_info("socket")
+    if peer.family == socket.AF_UNIX:
+        given = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        return f"user {_PEER.unpack(given)[1]}"
+    address = transport.get_extra_info("peername")
+    return str(address[0]) if address else ""
 
 
 def _lowered_by(criticality: Criticality | None, rank: int) -> int:

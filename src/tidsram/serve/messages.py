@@ -10,41 +10,58 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from tidsram.estate.types import Estate
+from tidsram.estate.types import MAX_VARIANTS, Estate
 from tidsram.protocol.tensors import ModelSpec
 from tidsram.protocol.wire import SlotLayout
 
 MAX_MESSAGE = 131072
-MAX_FDS = 8
+MAX_FDS = MAX_VARIANTS + 2  # a worker's models and its two sockets
+
+
+class Model(Struct, frozen=True):
+    """One variant's model to load: its rung in the decision's ladder, its variant's name."""
+
+    rung: int
+    name: str
 
 
 class Load(Struct, frozen=True, tag=True):
-    """Supervisor → worker: load this model. Descriptors: model, jobs socket, tickets socket."""
+    """Supervisor → worker: load these models, the most accurate first.
+
+    Descriptors: jobs socket, tickets socket, then one for each model.
+    """
 
     decision: str
-    model: str
+    models: tuple[Model, ...]
+    rungs: int  # of the whole ladder
     shapes: dict[str, tuple[int, ...]]
     cores: tuple[int, ...]
     housekeeping: tuple[int, ...]
-    spec: ModelSpec | None  # as inspected before, None: inspect it
+    spec: ModelSpec | None  # as found before; None: inspect them
 
 
 class Loaded(Struct, frozen=True, tag=True):
     """Worker → supervisor: loaded and warm on memory of its own.
 
-    Descriptor: the model as it was loaded, for the workers that come after.
+    Descriptors: the models that stay, as they were loaded, for the workers that come after.
     """
 
-    spec: ModelSpec
-    output_seen: tuple[int, ...]  # bytes of each output
-    warm_up_ns: tuple[int, ...]
+    spec: ModelSpec  # of every rung
+    output_seen: tuple[int, ...]  # bytes of each output, at most
+    warm_up_ns: tuple[tuple[int, ...], ...]  # by rung of the whole ladder, empty where it is not
+    left_out: tuple[tuple[str, str], ...]  # variant and why, in a sentence
 
 
 class Refused(Struct, frozen=True, tag=True):
-    """Worker → supervisor: the model cannot be served, with the line that fixes it."""
+    """Worker → supervisor: no model can be served; why not the last, with the line that fixes it.
 
+    `left_out` are the variants before it, as in Loaded.
+    """
+
+    rung: int
     problem: str
     remedy: str
+    left_out: tuple[tuple[str, str], ...]
 
 
 class Pool(Struct, frozen=True, tag=True):
@@ -76,7 +93,7 @@ class WorkerReady(Struct, frozen=True, tag=True):
     decision: str
     lane: int
     pid: int
-    warm_up_ns: tuple[int, ...]
+    warm_up_ns: tuple[tuple[int, ...], ...]  # as in Loaded
 
 
 class WorkerLost(Struct, frozen=True, tag=True):
@@ -96,12 +113,38 @@ class WorkerSpared(Struct, frozen=True, tag=True):
     pid: int
 
 
+class WorkerAside(Struct, frozen=True, tag=True):
+    """Gate → supervisor: let this worker run in leftover time only, or in its class again."""
+
+    decision: str
+    lane: int
+    pid: int
+    aside: bool
+
+
+class Beat(Struct, frozen=True, tag=True):
+    """Supervisor → gate, and back: a sign of life, answered with the same number."""
+
+    number: int
+
+
 class Drain(Struct, frozen=True, tag=True):
     """Supervisor → gate: refuse new requests, finish what was promised, then leave."""
 
 
 Message = (
-    Load | Loaded | Refused | Pool | Ready | Open | WorkerReady | WorkerLost | WorkerSpared | Drain
+    Load
+    | Loaded
+    | Refused
+    | Pool
+    | Ready
+    | Open
+    | WorkerReady
+    | WorkerLost
+    | WorkerSpared
+    | WorkerAside
+    | Beat
+    | Drain
 )
 _decoder = msgspec.msgpack.Decoder(Message)
 _encode = msgspec.msgpack.encode

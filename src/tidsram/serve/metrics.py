@@ -4,8 +4,12 @@ One row of whole numbers per decision, then one busy counter per lane. The gate 
 supervisor reads (and adds what a dead gate could not), `/metrics` renders.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
+from tidsram.estate.types import MAX_VARIANTS
 from tidsram.outcome import TABLE, Reason
 from tidsram.protocol.oip import STAGES
 from tidsram.stats import BUCKETS, bucket, bucket_top_ns
@@ -14,15 +18,25 @@ REASONS = tuple(TABLE)
 _REASON_AT = {reason: i for i, reason in enumerate(REASONS)}
 SERIES = (*STAGES, "spent", "gap")
 _ODD_AT = len(REASONS)
-_SUM_AT = _ODD_AT + 1
+_KEPT_AT = _ODD_AT + 1  # runs that ended as promised, then those that ended later
+_RUNG_AT = _KEPT_AT + 2
+_SUM_AT = _RUNG_AT + MAX_VARIANTS
 _HISTOGRAM_AT = _SUM_AT + len(SERIES)
 _ROW = _HISTOGRAM_AT + len(SERIES) * BUCKETS
 
 _GAP = len(SERIES) - 1
 
 # Where /metrics cuts its histograms: 1-2-5 from 10 µs to 10 s; gaps are looked at more closely.
-_EDGES_NS = [m * 10**e for e in range(4, 10) for m in (1, 2, 5)] + [10**10]
-_GAP_EDGES_NS = [10_000 * i for i in range(1, 21)] + [500_000, 10**6, 10**7]
+_Edges = list[tuple[str, int]]  # as shown, and how many buckets lie below
+_TOPS_NS = [bucket_top_ns(index) for index in range(BUCKETS)]
+
+
+def _edges(edges_ns: Sequence[int]) -> _Edges:
+    return [(f"{edge_ns / 1e9:g}", bisect_right(_TOPS_NS, edge_ns)) for edge_ns in edges_ns]
+
+
+_STAGE_EDGES = _edges([m * 10**e for e in range(4, 10) for m in (1, 2, 5)] + [10**10])
+_GAP_EDGES = _edges([10_000 * i for i in range(1, 21)] + [500_000, 10**6, 10**7])
 
 
 def metrics_bytes(decisions: int, lanes: int) -> int:
@@ -52,8 +66,13 @@ class Metrics:
         """Return the time that the lane's workers ran since the start."""
         return self._numbers[self._busy_at + lane]
 
-    def render(self, slots_taken: dict[str, int]) -> bytes:
-        """Return everything in Prometheus' text format."""
+    def render(
+        self,
+        slots_taken: dict[str, int],
+        variants: Mapping[str, Sequence[str]],
+        service: Sequence["Service"],
+    ) -> bytes:
+        """Return everything in Prometheus' text format; `variants` are each decision's, by rung."""
         rows = [(name, self.row(name)) for name in self._row_of]
         lines = [
             "# HELP tidsram_requests_total Requests by decision, outcome and reason.",
@@ -70,20 +89,41 @@ class Metrics:
             "# HELP tidsram_oddities_total Requests with a spent or captured time out of range.",
             "# TYPE tidsram_oddities_total counter",
             *(f'tidsram_oddities_total{{decision="{name}"}} {row.odd}' for name, row in rows),
+            "# HELP tidsram_answers_total Answers by decision and the variant that gave them.",
+            "# TYPE tidsram_answers_total counter",
+            *(
+                f'tidsram_answers_total{{decision="{name}",variant="{variant}"}} '
+                f"{row.rung_count(rung)}"
+                for name, row in rows
+                for rung, variant in enumerate(variants[name])
+            ),
+            "# HELP tidsram_predictions_total Runs that ended by their predicted finish, or after.",
+            "# TYPE tidsram_predictions_total counter",
+            *(
+                f'tidsram_predictions_total{{decision="{name}",kept="{kept}"}} {count}'
+                for name, row in rows
+                for kept, count in zip(("yes", "no"), row.promises, strict=True)
+            ),
+            "# HELP tidsram_service_upper_seconds What a run is expected to take at most.",
+            "# TYPE tidsram_service_upper_seconds gauge",
+            *(f"tidsram_service_upper_seconds{{{s.labels}}} {s.upper_s:.6f}" for s in service),
+            "# HELP tidsram_service_steps_total Alarms: the service time has changed at once.",
+            "# TYPE tidsram_service_steps_total counter",
+            *(f"tidsram_service_steps_total{{{s.labels}}} {s.steps}" for s in service),
             "# HELP tidsram_stage_seconds Time of answered requests by stage; spent is the whole.",
             "# TYPE tidsram_stage_seconds histogram",
         ]
         for name, row in rows:
             for i, stage in enumerate(SERIES[:_GAP]):
                 labels = f'decision="{name}",stage="{stage}"'
-                lines += row.render(i, "tidsram_stage_seconds", labels, _EDGES_NS)
+                lines += row.render(i, "tidsram_stage_seconds", labels, _STAGE_EDGES)
         lines += [
             "# HELP tidsram_run_gap_seconds From the end of a lane's run to a waiting job's start.",
             "# TYPE tidsram_run_gap_seconds histogram",
         ]
         for name, row in rows:
             labels = f'decision="{name}"'
-            lines += row.render(_GAP, "tidsram_run_gap_seconds", labels, _GAP_EDGES_NS)
+            lines += row.render(_GAP, "tidsram_run_gap_seconds", labels, _GAP_EDGES)
         lines += [
             "# HELP tidsram_lane_busy_seconds_total Time a lane's workers ran.",
             "# TYPE tidsram_lane_busy_seconds_total counter",
@@ -93,6 +133,14 @@ class Metrics:
             ),
         ]
         return "\n".join(lines).encode() + b"\n"
+
+
+class Service(NamedTuple):
+    """What the gate's scheduler knows of one variant's time on one lane."""
+
+    labels: str
+    upper_s: float
+    steps: int
 
 
 class Row:
@@ -120,6 +168,23 @@ class Row:
         """Count a request that had a time clamped."""
         self._numbers[_ODD_AT] += 1
 
+    def count_promise(self, *, kept: bool) -> None:
+        """Count a run that ended by the finish predicted at its admission, or after it."""
+        self._numbers[_KEPT_AT if kept else _KEPT_AT + 1] += 1
+
+    @property
+    def promises(self) -> tuple[int, int]:
+        """How many runs ended as predicted, and how many later."""
+        return self._numbers[_KEPT_AT], self._numbers[_KEPT_AT + 1]
+
+    def count_rung(self, rung: int) -> None:
+        """Count an answer of the ladder's variant number `rung`."""
+        self._numbers[_RUNG_AT + rung] += 1
+
+    def rung_count(self, rung: int) -> int:
+        """Return how many answers the variant gave."""
+        return self._numbers[_RUNG_AT + rung]
+
     def observe(self, times_ns: Sequence[int]) -> None:
         """Add an answered request's times, in the order of SERIES but for the gap."""
         numbers = self._numbers
@@ -139,16 +204,13 @@ class Row:
         at = _HISTOGRAM_AT + series * BUCKETS
         return self._numbers[at : at + BUCKETS].tolist()
 
-    def render(self, series: int, metric: str, labels: str, edges_ns: list[int]) -> list[str]:
+    def render(self, series: int, metric: str, labels: str, edges: _Edges) -> list[str]:
         """Return one series' histogram as lines of Prometheus' text format."""
-        counts = self.histogram(series)
-        lines, seen, at = [], 0, 0
-        for edge_ns in edges_ns:
-            while at < BUCKETS and bucket_top_ns(at) <= edge_ns:
-                seen += counts[at]
-                at += 1
-            lines.append(f'{metric}_bucket{{{labels},le="{edge_ns / 1e9:g}"}} {seen}')
-        total = sum(counts)
+        seen = [0, *accumulate(self.histogram(series))]
+        total = seen[-1]
+        lines = [
+            f'{metric}_bucket{{{labels},le="{shown}"}} {seen[place]}' for shown, place in edges
+        ]
         lines.append(f'{metric}_bucket{{{labels},le="+Inf"}} {total}')
         seconds = self._numbers[_SUM_AT + series] / 1e9
         lines.append(f"{metric}_sum{{{labels}}} {seconds:.9f}")

@@ -9,8 +9,9 @@ from tidsram.outcome import Reason
 from tidsram.protocol import oip
 from tidsram.schedule.scheduler import Scheduler
 from tidsram.serve.http import Head
-from tidsram.serve.metrics import Metrics
+from tidsram.serve.metrics import Metrics, Service
 from tidsram.serve.sentences import not_ready
+from tidsram.units import SECOND
 
 if TYPE_CHECKING:
     from tidsram.serve.gate import Served
@@ -42,7 +43,7 @@ class Pages:
             told = oip.encode_error(Reason.INVALID, f"{head.method} is not served here; GET is", {})
             return 405, told, JSON
         if head.path == "/metrics":
-            return 200, self._metrics.render(self._taken()), b"text/plain; version=0.0.4"
+            return 200, self._render(), b"text/plain; version=0.0.4"
         if head.path in ("/v2", "/v2/"):
             return 200, oip.server_metadata(__version__), JSON
         if head.path == "/v2/health/live":
@@ -50,6 +51,21 @@ class Pages:
         if head.path == "/v2/health/ready":
             return self._health()
         return self._model_page(head.path)
+
+    def _render(self) -> bytes:
+        variants = {
+            name: [variant.name for variant in served.decision.ladder]
+            for name, served in self._served.items()
+        }
+        service = [
+            Service(
+                f'decision="{name}",lane="{lane}",variant="{variants[name][rung]}"',
+                estimate.upper_ns / SECOND,
+                estimate.steps,
+            )
+            for (name, lane, rung), estimate in self._scheduler.estimates.items()
+        ]
+        return self._metrics.render(self._taken(), variants, service)
 
     def _taken(self) -> dict[str, int]:
         return {

@@ -37,7 +37,21 @@ def refusal(reason: Reason, name: str, budget_us: int, facts: dict[str, Any]) ->
 
 def not_ready(name: str) -> str:
     """Say that a decision has no warm worker."""
-    return f"{name} has no warm worker yet; ask again when /v2/models/{name}/ready says so"
+    return f"{name} has no warm worker free; ask again when /v2/models/{name}/ready says so"
+
+
+def no_slot(name: str, slots: int, free: int) -> str:
+    """Say that a question finds no memory to be kept in."""
+    if not free:
+        return f"all {slots} slots of {name} are taken; ask later"
+    return f"you hold so many of the {slots} slots of {name} that the rest is kept for others"
+
+
+def too_many_connections(mine: int, left: int) -> str:
+    """Say that a connection cannot be taken."""
+    if left <= 0:
+        return "the node has all the connections that it can take; ask later"
+    return f"you have {mine} connections to this node, and the rest is kept for others"
 
 
 def json_too_large(size: int) -> str:

@@ -39,6 +39,11 @@ class Slots(Generic[_T]):
         self._free.append(slot)
 
     @property
+    def free(self) -> int:
+        """How many slots are not in use."""
+        return len(self._free)
+
+    @property
     def taken(self) -> int:
         """How many slots are in use."""
         return self.layout.slots - len(self._free)

@@ -22,7 +22,7 @@ from tidsram import clock
 from tidsram.errors import ModelRefused, NodeError
 from tidsram.estate.load import read_model
 from tidsram.estate.placement import lanes_of, warm_lanes
-from tidsram.estate.types import Decision, Estate, Site
+from tidsram.estate.types import Criticality, Decision, Estate, Site
 from tidsram.outcome import Reason
 from tidsram.protocol.tensors import ModelSpec
 from tidsram.protocol.wire import plan_slots
@@ -31,10 +31,12 @@ from tidsram.serve.messages import (
     Drain,
     Load,
     Loaded,
+    Model,
     Open,
     Pool,
     Ready,
     Refused,
+    WorkerAside,
     WorkerLost,
     WorkerReady,
     WorkerSpared,
@@ -59,11 +61,12 @@ Say = Callable[[str], None]
 
 
 class Pooled:
-    """What is known of a decision once its first worker has loaded."""
+    """A decision's models, and what is known once its first worker has loaded them."""
 
-    def __init__(self, decision: Decision, data: bytes) -> None:
+    def __init__(self, decision: Decision) -> None:
         self.decision = decision
-        self.model_fd = _model_memory(decision.name, data)
+        self.model_fds: dict[int, int] = {}  # by rung, of the variants that are still served
+        self.left_out: set[str] = set()
         self.message: Pool | None = None
         self.fd = -1
         self.spec: ModelSpec | None = None
@@ -78,8 +81,9 @@ class Process:
         self.control: socket.socket | None = None
         self.jobs: socket.socket | None = None  # the gate's ends, kept for the next gate
         self.tickets: socket.socket | None = None
-        self.warm_up_ns: tuple[int, ...] = ()
+        self.warm_up_ns: tuple[tuple[int, ...], ...] = ()
         self.ready = False
+        self.aside = False  # in leftover time only, until the gate says otherwise
         self.ready_ns = 0  # since when; 0 before
         self.failures = 0
 
@@ -139,7 +143,31 @@ class Supervisor:
 
     def _read_models(self) -> None:
         for name, decision in self._estate.decisions.items():
-            self._pools[name] = Pooled(decision, read_model(self._folder / decision.bundle))
+            pooled = self._pools[name] = Pooled(decision)
+            for rung in range(len(decision.ladder)):
+                self._read_model(pooled, rung)
+
+    def _read_model(self, pooled: Pooled, rung: int) -> None:
+        variant = pooled.decision.ladder[rung]
+        try:
+            data = read_model(self._folder / variant.model)
+        except ModelRefused as refusal:
+            if not pooled.model_fds and variant is pooled.decision.ladder[-1]:
+                raise
+            self._leave_out(pooled, variant.name, f"{refusal.problem}. {refusal.remedy}")
+        else:
+            pooled.model_fds[rung] = _model_memory(variant.name, data)
+
+    def _leave_out(self, pooled: Pooled, variant: str, why: str) -> None:
+        """Go on without a variant, whichever worker could not load it."""
+        if variant in pooled.left_out:
+            return
+        pooled.left_out.add(variant)
+        name, ladder = pooled.decision.name, pooled.decision.ladder
+        self._say(f"warning: {name} is served without its variant {variant}: {why}")
+        for rung in [rung for rung in pooled.model_fds if ladder[rung].name == variant]:
+            if len(pooled.model_fds) > 1:  # the last one is tried again by each worker
+                os.close(pooled.model_fds.pop(rung))
 
     def _open_doors(self) -> None:
         if self._site.http:
@@ -185,15 +213,19 @@ class Supervisor:
         label = (worker.decision.name, str(worker.lane))
         worker.popen = _spawn("tidsram.serve.worker", theirs, *label)
         worker.ready_ns = 0
+        worker.aside = False
+        ladder = worker.decision.ladder
         load = Load(
             worker.decision.name,
-            worker.decision.bundle,
+            tuple(Model(rung, ladder[rung].name) for rung in pooled.model_fds),
+            len(ladder),
             worker.decision.shapes,
             self._lanes[worker.lane].cores,
             self._housekeeping,
             pooled.spec,
         )
-        send(worker.control, load, (pooled.model_fd, jobs.fileno(), tickets.fileno()))
+        models = pooled.model_fds.values()
+        send(worker.control, load, (jobs.fileno(), tickets.fileno(), *models))
         for end in (theirs, jobs, tickets):
             end.close()
         self._watch(worker, self._worker_says, self._worker_ended)
@@ -211,20 +243,38 @@ class Supervisor:
         assert worker.decision is not None
         message, fds = receive(worker.control)
         if isinstance(message, Loaded):
-            self._worker_loaded(worker, message, fds[0])
+            self._worker_loaded(worker, message, fds)
         elif isinstance(message, Ready):
             self._worker_ready(worker)
         elif isinstance(message, Refused):
-            path = str(self._folder / worker.decision.bundle)
-            self._fail(ModelRefused(path, message.problem, message.remedy))
+            self._worker_refused(worker, message)
         else:
             asyncio.get_running_loop().remove_reader(worker.control.fileno())
 
-    def _worker_loaded(self, worker: Process, loaded: Loaded, model_fd: int) -> None:
+    def _worker_refused(self, worker: Process, refused: Refused) -> None:
+        """Nothing of its ladder can be served: at the start that ends the node."""
+        assert worker.decision is not None
+        name, ladder = worker.decision.name, worker.decision.ladder
+        if self._announced:
+            self._say(
+                f"{name}: a new worker refuses its model: {refused.problem}. {refused.remedy}"
+            )
+            return
+        for variant, why in refused.left_out:
+            self._leave_out(self._pools[name], variant, why)
+        problem = refused.problem
+        if len(ladder) > 1:
+            problem += f", and no other variant of decision {name!r} is left"
+        path = str(self._folder / ladder[refused.rung].model)
+        self._fail(ModelRefused(path, problem, refused.remedy))
+
+    def _worker_loaded(self, worker: Process, loaded: Loaded, model_fds: list[int]) -> None:
         assert worker.decision is not None
         assert worker.control is not None
         worker.warm_up_ns = loaded.warm_up_ns
         pooled = self._pools[worker.decision.name]
+        for variant, why in loaded.left_out:
+            self._leave_out(pooled, variant, why)
         if pooled.message is None:
             layout = plan_slots(loaded.spec, loaded.output_seen)
             try:
@@ -241,10 +291,14 @@ class Supervisor:
                 )
                 return
             pooled.spec = loaded.spec
-            os.dup2(model_fd, pooled.model_fd, inheritable=False)
+            _keep_as_loaded(pooled, loaded, model_fds)
             pooled.message = Pool(worker.decision.name, layout, loaded.spec)
             self._to_gate(pooled.message, (pooled.fd,))
-        os.close(model_fd)
+        for model_fd in model_fds:
+            os.close(model_fd)
+        if loaded.spec != pooled.spec:
+            self._fail(_at_odds(pooled))
+            return
         send(worker.control, pooled.message, (pooled.fd,))
 
     def _worker_ready(self, worker: Process) -> None:
@@ -275,10 +329,11 @@ class Supervisor:
         self._to_gate(WorkerLost(worker.decision.name, worker.lane, pid), ())
         name = worker.decision.name
         if not was_ready and not self._announced:
+            alone = " or ".join(f"`tidsram serve {v.model}`" for v in worker.decision.ladder)
             self._fail(
                 NodeError(
                     f"decision {name!r}: its worker ended while loading ({_why(code)}). "
-                    f"Try the model alone with `tidsram serve {worker.decision.bundle}`."
+                    f"Try the model alone with {alone}."
                 )
             )
             return
@@ -291,7 +346,8 @@ class Supervisor:
     def _classify(self, worker: Process) -> None:
         assert worker.decision is not None
         fifo = self._fifo[worker.lane]
-        granted = machine.set_class(worker.pid, worker.decision.criticality, fifo=fifo)
+        criticality = Criticality.BEST_EFFORT if worker.aside else worker.decision.criticality
+        granted = machine.set_class(worker.pid, criticality, fifo=fifo)
         if self._scheduling == "auto":  # a lane left at FIFO for so long has nobody watching it
             with contextlib.suppress(OSError):
                 resource.prlimit(worker.pid, resource.RLIMIT_RTTIME, (RTTIME_US, RTTIME_US))
@@ -342,8 +398,17 @@ class Supervisor:
             for worker in self._workers:
                 if worker.popen is not None and worker.pid == message.pid:
                     self._kill_unless_starved(worker, message)
+        elif isinstance(message, WorkerAside):
+            self._set_aside(message)
         elif message is None:
             asyncio.get_running_loop().remove_reader(gate.control.fileno())
+
+    def _set_aside(self, asked: WorkerAside) -> None:
+        """Let a worker run in leftover time only, if it can be brought back from there."""
+        for worker in self._workers:
+            if worker.ready and worker.pid == asked.pid and machine.may_hurry():
+                worker.aside = asked.aside
+                self._classify(worker)
 
     def _kill_unless_starved(self, worker: Process, asked: WorkerLost) -> None:
         """End a worker that did not stop when told, if it had the core to do so."""
@@ -521,6 +586,22 @@ def _model_memory(name: str, data: bytes) -> int:
     with os.fdopen(os.dup(fd), "wb") as out:
         out.write(data)
     return fd
+
+
+def _keep_as_loaded(pooled: Pooled, loaded: Loaded, model_fds: list[int]) -> None:
+    """Keep the models as they were loaded, so that later workers need not inspect them."""
+    rungs = [rung for rung, warm_up_ns in enumerate(loaded.warm_up_ns) if warm_up_ns]
+    for rung, model_fd in zip(rungs, model_fds, strict=True):
+        if rung in pooled.model_fds:
+            os.dup2(model_fd, pooled.model_fds[rung], inheritable=False)
+
+
+def _at_odds(pooled: Pooled) -> NodeError:
+    return NodeError(
+        f"decision {pooled.decision.name!r}: its workers do not agree on the model's inputs and "
+        f"outputs, as a variant left the ladder of one of them only. Start the node again, or take "
+        f"out the variant that is named above."
+    )
 
 
 def _listen_tcp(address: str) -> socket.socket:

@@ -1,7 +1,7 @@
 """One decision on one lane, one inference at a time. Knows no network and no other decision.
 
-The main thread waits for a job, runs it in the slot's own memory and says so. A second thread,
-kept off the lane's cores, waits for tickets of runs to abort.
+The main thread waits for a job, runs the variant that it names in the slot's own memory and says
+so. A second thread, kept off the lane's cores, waits for tickets of runs to abort.
 """
 
 import gc
@@ -10,16 +10,14 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from tidsram import clock
-from tidsram.engine import ort
 from tidsram.engine.base import Array, Engine, RunAborted, RunFailed
-from tidsram.engine.inspect import fix_model
-from tidsram.engine.memory import dtype_of, zeros
-from tidsram.errors import ModelRefused
+from tidsram.engine.memory import dtype_of, holds_nan
 from tidsram.protocol import wire
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
 from tidsram.protocol.wire import (
@@ -31,31 +29,42 @@ from tidsram.protocol.wire import (
     unpack_offsets,
 )
 from tidsram.serve import machine
-from tidsram.serve.messages import Load, Loaded, Pool, Ready, Refused, receive, send
+from tidsram.serve.ladder import Ladder
+from tidsram.serve.messages import Load, Pool, Ready, Refused, receive, send
 
-WARM_UP_RUNS = 10
-WARM_UP_NS = 500_000_000
 CANCELLED_MAX = 64
 
 
+class Bound(NamedTuple):
+    """One variant's run in one slot; `floats` are the outputs that could hold NaN.
+
+    Each with its index and its memory; None where the engine allocates it.
+    """
+
+    engine: Engine
+    binding: Any
+    floats: tuple[tuple[int, Array | None], ...]
+
+
 class Worker:
-    """The loop from job to answer."""
+    """The loop from job to answer. `engines` are the ladder's, by rung."""
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Mapping[int, Engine],
         spec: ModelSpec,
         layout: SlotLayout,
         pool: memoryview,
         jobs: socket.socket,
     ) -> None:
-        self._engine, self._spec, self._layout, self._pool = engine, spec, layout, pool
+        self._engines, self._spec, self._layout, self._pool = engines, spec, layout, pool
         self._jobs = jobs
-        self._bindings: dict[tuple[int, bytes], object] = {}
+        self._bound: dict[tuple[int, int, bytes], Bound] = {}
         self._cancelled: dict[int, None] = {}
         self._in_order = self._default_offsets()
-        for slot in range(layout.slots):
-            self._binding(slot, self._in_order)
+        for rung in engines:
+            for slot in range(layout.slots):
+                self._bind(rung, slot, self._in_order)
 
     def run(self) -> None:
         """Serve jobs until the gate's side of the socket is gone for good."""
@@ -71,36 +80,48 @@ class Worker:
         while len(self._cancelled) >= CANCELLED_MAX:
             del self._cancelled[next(iter(self._cancelled))]
         self._cancelled[generation] = None
-        self._engine.abort(generation)
+        for engine in self._engines.values():  # only the one that runs it takes notice
+            engine.abort(generation)
 
     def _answer(self, message: bytes) -> bytes:
-        kind, slot, generation, deadline_ns = JOB.unpack_from(message)
+        kind, rung, slot, generation, deadline_ns = JOB.unpack_from(message)
         started_ns = clock.now_ns()
         if kind == wire.SYNC:
             return DONE.pack(wire.SYNCED, slot, generation, started_ns, started_ns, 0)
         if kind == wire.PROBE:
-            return self._probe(slot, generation)
+            return self._probe(rung, slot, generation)
         if generation in self._cancelled or started_ns >= deadline_ns:
             self._cancelled.pop(generation, None)
             return DONE.pack(wire.ABORTED, slot, generation, started_ns, started_ns, 0)
         offsets = message[JOB.size :]
         try:
-            binding = self._bindings.get((slot, offsets)) or self._binding(slot, offsets)
+            bound = self._bound.get((rung, slot, offsets)) or self._bind(rung, slot, offsets)
             started_ns = clock.now_ns()
-            own = self._engine.run(binding, generation)
+            own = bound.engine.run(bound.binding, generation)
             ended_ns = clock.now_ns()
         except RunAborted:
             self._cancelled.pop(generation, None)
             return DONE.pack(wire.ABORTED, slot, generation, started_ns, clock.now_ns(), 0)
         except RunFailed as error:
             return _failed(slot, generation, started_ns, str(error))
+        if spoilt := self._find_nan(bound, own):
+            return _failed(slot, generation, started_ns, f"output {spoilt!r} holds NaN")
         if own and any(array is not None for array in own):
             return self._with_shapes(slot, generation, started_ns, ended_ns, own)
         return DONE.pack(wire.OK, slot, generation, started_ns, ended_ns, 0)
 
-    def _probe(self, slot: int, generation: int) -> bytes:
+    def _find_nan(self, bound: Bound, own: list[Array | None]) -> str:
+        """Return the name of an output that holds NaN, which is no answer; empty without one."""
+        for index, memory in bound.floats:
+            output = own[index] if memory is None else memory
+            assert output is not None, "an output is in the slot or the engine's own"
+            if holds_nan(output):
+                return self._spec.outputs[index].name
+        return ""
+
+    def _probe(self, rung: int, slot: int, generation: int) -> bytes:
         try:
-            (service_ns,) = self._engine.warm_up(1)
+            (service_ns,) = self._engines[rung].warm_up(1)
         except (RunAborted, RunFailed) as error:
             return _failed(slot, generation, clock.now_ns(), str(error))
         ended_ns = clock.now_ns()
@@ -139,7 +160,7 @@ class Worker:
             at += tensor.nbytes
         return pack_offsets(tuple(offsets))
 
-    def _binding(self, slot: int, offsets: bytes) -> object:
+    def _bind(self, rung: int, slot: int, offsets: bytes) -> Bound:
         base = slot * self._layout.slot_bytes
         inputs: list[Array] = []
         for tensor, offset in zip(self._spec.inputs, unpack_offsets(offsets), strict=True):
@@ -149,10 +170,16 @@ class Worker:
         for tensor, at in zip(self._spec.outputs, self._layout.output_at, strict=True):
             fixed = tensor.nbytes >= 0
             outputs.append(_view(self._pool, base + at, tensor) if fixed else None)
-        binding = self._engine.bind(inputs, outputs)
+        floats = [
+            (index, output)
+            for index, (tensor, output) in enumerate(zip(self._spec.outputs, outputs, strict=True))
+            if tensor.datatype.startswith("FP")
+        ]
+        engine = self._engines[rung]
+        bound = Bound(engine, engine.bind(inputs, outputs), tuple(floats))
         if offsets == self._in_order:  # other orders are rare and their number is not bounded
-            self._bindings[slot, offsets] = binding
-        return binding
+            self._bound[rung, slot, offsets] = bound
+        return bound
 
 
 def _view(pool: memoryview, at: int, tensor: TensorSpec) -> Array:
@@ -172,34 +199,22 @@ def main() -> None:
     """Run the worker's life: load, warm up, map the slots, serve."""
     machine.die_with_parent()
     control = socket.socket(fileno=int(sys.argv[1]))
-    load, (model_fd, jobs_fd, tickets_fd) = receive(control)
+    load, (jobs_fd, tickets_fd, *model_fds) = receive(control)
     assert isinstance(load, Load)
     machine.pin(load.cores)
-    hurry = machine.may_hurry()
-    if hurry:  # loading takes no time from running decisions, warming up is measured undisturbed
-        machine.be_nice(machine.LOADING_NICE)
-    try:
-        spec = load.spec
-        if spec is None:
-            model_fd, spec = _inspect_apart(_read(model_fd), load)
-        engine = ort.OrtEngine(_read(model_fd), load.model, len(load.cores), spec)
-        if hurry:
-            machine.be_nice(machine.WARM_UP_NICE)
-        spec, seen, warm_up_ns = _warm_up(engine)
-    except ModelRefused as refusal:
-        send(control, Refused(refusal.problem, refusal.remedy))
+    ladder = Ladder(load, model_fds)
+    verdict = ladder.verdict
+    send(control, verdict, ladder.model_fds)
+    if isinstance(verdict, Refused):
         return
-    except RunFailed as failure:
-        send(control, Refused(f"it fails on zeros ({failure})", "Check it in the lab."))
-        return
-    send(control, Loaded(spec, seen, warm_up_ns), (model_fd,))
-    os.close(model_fd)
+    for model_fd in ladder.model_fds:
+        os.close(model_fd)
     message, (pool_fd,) = receive(control)
     assert isinstance(message, Pool)
     pool = mmap.mmap(pool_fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     os.close(pool_fd)
     jobs = socket.socket(fileno=jobs_fd)
-    worker = Worker(engine, message.spec, message.layout, memoryview(pool), jobs)
+    worker = Worker(ladder.engines, message.spec, message.layout, memoryview(pool), jobs)
     tickets = socket.socket(fileno=tickets_fd)
     threading.Thread(
         target=_take_tickets, args=(tickets, worker, load.housekeeping), daemon=True
@@ -215,59 +230,6 @@ def _take_tickets(tickets: socket.socket, worker: Worker, housekeeping: tuple[in
     machine.pin(housekeeping)
     while message := tickets.recv(TICKET.size):
         worker.cancel(*TICKET.unpack(message))
-
-
-def _read(fd: int) -> bytes:
-    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as data:
-        return data[:]
-
-
-def _inspect_apart(data: bytes, load: Load) -> tuple[int, ModelSpec]:
-    """Inspect the model in a child of its own: its parser is large and its input untrusted.
-
-    Return memory with the model as this worker, and those after it, will load it.
-    """
-    fixed_fd = os.memfd_create("tidsram-model", os.MFD_CLOEXEC)
-    read_fd, write_fd = os.pipe()
-    child = os.fork()
-    if child == 0:
-        verdict: ModelSpec | Refused
-        try:
-            fixed, verdict = fix_model(data, load.model, load.shapes)
-            with os.fdopen(fixed_fd, "wb") as out:
-                out.write(fixed)
-        except ModelRefused as refusal:
-            verdict = Refused(refusal.problem, refusal.remedy)
-        with os.fdopen(write_fd, "wb") as out:
-            out.write(msgspec.msgpack.encode((isinstance(verdict, Refused), verdict)))
-        os._exit(0)
-    os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as result:
-        told = result.read()
-    os.waitpid(child, 0)
-    if not told:
-        raise ModelRefused(load.model, "its inspection crashed", "Export the model anew.")
-    refused, value = msgspec.msgpack.decode(told)
-    if refused:
-        raise ModelRefused(load.model, value["problem"], value["remedy"])
-    return fixed_fd, msgspec.convert(value, ModelSpec)
-
-
-def _warm_up(engine: Engine) -> tuple[ModelSpec, tuple[int, ...], tuple[int, ...]]:
-    """Run on zeros until the times settle; return what was learnt of outputs and times."""
-    spec = engine.spec
-    inputs = [zeros(tensor) for tensor in spec.inputs]
-    nothing: list[Array | None] = [None] * len(spec.outputs)
-    outputs = engine.run(engine.bind(inputs, nothing), 0)
-    seen = tuple(0 if array is None else array.nbytes for array in outputs)
-    engine.warm_up(2)
-    warm_up_ns: list[int] = []
-    begun_ns = clock.now_ns()
-    while len(warm_up_ns) < WARM_UP_RUNS:
-        warm_up_ns += engine.warm_up(1)
-        if len(warm_up_ns) >= 3 and clock.now_ns() - begun_ns > WARM_UP_NS:
-            break
-    return spec, seen, tuple(warm_up_ns)
 
 
 if __name__ == "__main__":

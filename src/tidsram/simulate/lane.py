@@ -9,10 +9,15 @@ NEVER = 1 << 62
 class Run:
     """One job, or a probe, in the hands of its worker."""
 
-    __slots__ = ("aborted", "cancelled", "decision", "job", "left_ns", "ran_ns", "rank", "started")
+    __slots__ = (
+        *("aborted", "cancelled", "decision", "job", "left_ns", "ran_ns", "rank", "rung"),
+        "started",
+    )
 
-    def __init__(self, decision: str, rank: int, service_ns: int, job: Job | None) -> None:
-        self.decision, self.rank, self.job = decision, rank, job
+    def __init__(
+        self, decision: str, rank: int, service_ns: int, job: Job | None, rung: int = 0
+    ) -> None:
+        self.decision, self.rank, self.job, self.rung = decision, rank, job, rung
         self.left_ns = service_ns
         self.ran_ns = 0
         self.started = -1  # when it first had the core
@@ -22,16 +27,18 @@ class Run:
 class VirtualLane:
     """A core and its runs: of each criticality one at a time, one on deck, the higher first.
 
-    `end_ns` is when the run that has the core will end; NEVER or later without one.
+    Runs set aside have what the others leave. `end_ns` is when the run that has the core will end;
+    NEVER or later without one.
     """
 
-    __slots__ = ("_decks", "_operator_ns", "_running", "_since_ns", "_top", "end_ns")
+    __slots__ = ("_aside", "_decks", "_operator_ns", "_running", "_since_ns", "_top", "end_ns")
 
     def __init__(self, operator_ns: int) -> None:
         """Take how long an operator runs: a stopped run ends with the one it is at."""
         self._operator_ns = operator_ns
         self._running: list[Run | None] = [None] * len(Criticality)
         self._decks: list[Run | None] = [None] * len(Criticality)
+        self._aside: list[Run] = []
         self._top: Run | None = None
         self._since_ns = 0
         self.end_ns = NEVER
@@ -41,6 +48,7 @@ class VirtualLane:
         running = self._running[run.rank]
         if not on_deck:
             assert running is None, "one run of a criticality at a time"
+            assert all(a.decision != run.decision for a in self._aside), "its worker is stuck"
             self._running[run.rank] = run
             self._reschedule(now_ns)
             return
@@ -54,14 +62,17 @@ class VirtualLane:
         run = self._top
         assert run is not None, "nothing runs here"
         self._pause(now_ns)
-        self._running[run.rank] = self._decks[run.rank]
-        self._decks[run.rank] = None
+        if run in self._aside:
+            self._aside.remove(run)
+        else:
+            self._running[run.rank] = self._decks[run.rank]
+            self._decks[run.rank] = None
         self._reschedule(now_ns)
         return run
 
     def stop(self, now_ns: int, job_id: int) -> None:
         """Abort the job's run at its next operator; on deck it is skipped when its turn comes."""
-        for run in (*self._running, *self._decks):
+        for run in (*self._running, *self._decks, *self._aside):
             if run is None or run.job is None or run.job.job_id != job_id:
                 continue
             run.cancelled = True
@@ -70,6 +81,16 @@ class VirtualLane:
                 to_next_ns = -run.ran_ns % self._operator_ns if self._operator_ns else 0
                 if to_next_ns < run.left_ns:
                     run.left_ns, run.aborted = to_next_ns, True
+                self._reschedule(now_ns)
+
+    def set_aside(self, now_ns: int, decision: str) -> None:
+        """Leave the decision's run to leftover time; its place is free."""
+        for rank, run in enumerate(self._running):
+            if run is not None and run.decision == decision:
+                assert self._decks[rank] is None, "set aside with a job on deck"
+                self._pause(now_ns)
+                self._running[rank] = None
+                self._aside.append(run)
                 self._reschedule(now_ns)
 
     def hang(self, now_ns: int, decision: str) -> None:
@@ -83,7 +104,8 @@ class VirtualLane:
     def lose(self, now_ns: int, decision: str) -> list[Run]:
         """The decision's worker ends, and with it what it had; return that."""
         self._pause(now_ns)
-        lost = []
+        lost = [run for run in self._aside if run.decision == decision]
+        self._aside = [run for run in self._aside if run.decision != decision]
         for held in (self._running, self._decks):
             for rank, run in enumerate(held):
                 if run is not None and run.decision == decision:
@@ -107,8 +129,10 @@ class VirtualLane:
             if run is not None:
                 break
         else:
-            self._top, self.end_ns = None, NEVER
-            return
+            if not self._aside:
+                self._top, self.end_ns = None, NEVER
+                return
+            run = self._aside[0]
         self._top, self._since_ns = run, now_ns
         if run.started < 0:
             run.started = now_ns

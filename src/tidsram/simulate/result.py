@@ -18,7 +18,7 @@ class Played(Struct, frozen=True, eq=False):
 
     `reason` is an index into REASONS; `told_ns` when the asker had the outcome; `promised_ns` the
     finish predicted at admission, 0 for a question refused at once; `started_ns` and `ended_ns`
-    of its run, 0 where there was none.
+    of its run, 0 where there was none; `rung` the variant that ran, −1 where none did.
     """
 
     arrival_ns: Ints
@@ -28,6 +28,7 @@ class Played(Struct, frozen=True, eq=False):
     promised_ns: Ints
     started_ns: Ints
     ended_ns: Ints
+    rung: Ints
 
     @property
     def offered(self) -> int:

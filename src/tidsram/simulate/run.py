@@ -12,7 +12,18 @@ from msgspec import Struct
 
 from tidsram.outcome import Reason
 from tidsram.schedule.estimate import Estimate
-from tidsram.schedule.events import Action, Evict, Job, Kill, Miss, Probe, Reject, Start, Stop
+from tidsram.schedule.events import (
+    Action,
+    Aside,
+    Evict,
+    Job,
+    Kill,
+    Miss,
+    Probe,
+    Reject,
+    Start,
+    Stop,
+)
 from tidsram.schedule.scheduler import Policy, Scheduler
 from tidsram.simulate.lane import NEVER, Run, VirtualLane
 from tidsram.simulate.result import REASONS, Ints, Played, Result
@@ -33,22 +44,30 @@ class Questions(Struct, frozen=True, kw_only=True, eq=False):
     decision: str
     arrivals_ns: Ints
     budget_ns: int
-    order: tuple[int, int] = (0, 1)
+    priority: int = 1
+    lowered: int = 0
     stream: str = ""
+    asker: str = ""
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """What the questions meet. `lanes` names a decision's lanes, all where it says nothing."""
+    """What the questions meet. `lanes` names a decision's lanes, all where it says nothing.
+
+    `rungs` names what each of a decision's variants takes, most accurate first, as a share of the
+    question's service time; one variant that takes all of it where it says nothing.
+    """
 
     policies: Sequence[Policy]
     lane_count: int = 1
     lanes: Mapping[str, Sequence[int]] = {}
+    rungs: Mapping[str, Sequence[float]] = {}
     warm_up_ns: Mapping[str, Sequence[int]] = {}  # else the first service times
     return_ns: int = 500 * US  # what the gate keeps for the way back
     real_return_ns: int = 0  # what the way back takes
     operator_ns: int = 0  # a stopped run ends at the next multiple of it
     restart_ns: int = SECOND  # from a worker's end to its replacement
     estimate: Callable[[float, Sequence[int]], Estimate] = Estimate
+    scheduler: Callable[..., Scheduler] = Scheduler  # or one with a mechanism taken out
 
 
 def run(
@@ -76,7 +95,7 @@ class _Driver:
         log: list[tuple[int, Action]] | None,
     ) -> None:
         self._node, self._log = node, log
-        self._scheduler = Scheduler(node.policies, node.lane_count, node.estimate)
+        self._scheduler = node.scheduler(node.policies, node.lane_count, node.estimate)
         self._ranks = {policy.name: policy.criticality.rank for policy in node.policies}
         self._lanes = [VirtualLane(node.operator_ns) for _ in range(node.lane_count)]
         self._times = {
@@ -85,11 +104,12 @@ class _Driver:
         }
         self._up: set[tuple[str, int]] = set()  # workers
         self._slower = dict.fromkeys(self._times, 1.0)
+        self._shares = {name: node.rungs.get(name, (1.0,)) for name in self._times}
         self._jobs, self._services = self._number(questions)
         count = len(self._jobs)
         self._code, self._told_ns = [UNTOLD] * count, [0] * count
         self._promised_ns, self._started_ns = [0] * count, [0] * count
-        self._ended_ns = [0] * count
+        self._ended_ns, self._rung = [0] * count, [-1] * count
         self._events = [(event.at_ns, number, event) for number, event in enumerate(script)]
         heapify(self._events)
         self._event_count = len(self._events)
@@ -109,7 +129,8 @@ class _Driver:
             q = questions[source]
             name, deadline_ns = q.decision, now_ns + q.budget_ns
             due_ns = deadline_ns - return_ns
-            jobs.append(Job(number, name, now_ns, deadline_ns, due_ns, q.order, q.stream))
+            asks = (q.priority, q.lowered, q.stream, q.asker)
+            jobs.append(Job(number, name, now_ns, deadline_ns, due_ns, *asks))
             times = self._times[name]
             services.append(times[asked[name] % len(times)])
             asked[name] += 1
@@ -151,7 +172,8 @@ class _Driver:
             first = self._times[decision][:WARM_UP_RUNS]
             warm_up_ns = self._node.warm_up_ns.get(decision, first)
             ready = self._scheduler.worker_ready
-            self._carry_out(now_ns, ready(now_ns, decision, lane, warm_up_ns))
+            ladder = [[int(ns * share) for ns in warm_up_ns] for share in self._shares[decision]]
+            self._carry_out(now_ns, ready(now_ns, decision, lane, ladder))
 
     def _next_other_ns(self) -> int:
         """When the scheduler wants to be woken or the script goes on."""
@@ -195,6 +217,9 @@ class _Driver:
             return
         number = job.job_id
         self._started_ns[number], self._ended_ns[number] = ended.started, now_ns
+        self._rung[number] = ended.rung
+        # Where a slower variant was chosen at the start, that is what was promised last.
+        self._promised_ns[number] = self._scheduler.promised_ns(number)
         if ended.aborted:
             actions = self._scheduler.failed(now_ns, number)
         else:
@@ -240,6 +265,9 @@ class _Driver:
             elif isinstance(action, Kill):
                 ready_ns = now_ns + self._node.restart_ns
                 self._lose(now_ns, action.decision, action.lane, ready_ns)
+            elif isinstance(action, Aside):
+                if not action.over:
+                    self._lanes[action.lane].set_aside(now_ns, action.decision)
             else:
                 self._probe(now_ns, action)
 
@@ -247,15 +275,17 @@ class _Driver:
         job = action.job
         name = job.decision
         service_ns = self._services[job.job_id]
-        if self._slower[name] != 1:
-            service_ns = int(service_ns * self._slower[name])
-        run = Run(name, self._ranks[name], service_ns, job)
+        share = self._slower[name] * self._shares[name][action.rung]
+        if share != 1:
+            service_ns = int(service_ns * share)
+        run = Run(name, self._ranks[name], service_ns, job, action.rung)
         self._lanes[action.lane].hand_over(now_ns, run, on_deck=action.on_deck)
 
     def _probe(self, now_ns: int, action: Probe) -> None:
         name = action.decision
-        service_ns = int(self._times[name][0] * self._slower[name])
-        run = Run(name, self._ranks[name], service_ns, None)
+        share = self._slower[name] * self._shares[name][action.rung]
+        service_ns = int(self._times[name][0] * share)
+        run = Run(name, self._ranks[name], service_ns, None, action.rung)
         self._lanes[action.lane].hand_over(now_ns, run, on_deck=False)
 
     def _tell(self, number: int, code: int, now_ns: int) -> None:
@@ -274,6 +304,7 @@ class _Driver:
                 self._promised_ns,
                 self._started_ns,
                 self._ended_ns,
+                self._rung,
             ],
             np.int64,
         )
