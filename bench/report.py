@@ -31,12 +31,15 @@ Result = Mapping[str, Any]
 
 def main() -> None:
     """Write a section and a plot for every result that exists."""
+    from bench.pressure.report import pressure_grid  # its tables are made by this module
+
     PLOTS.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Callable[[Result], str]] = {
         "overhead": overhead,
         "overload-shufflenet": overload,
         "overload-steady": overload,
         "overload_sim": overload_sim,
+        "pressure_grid": pressure_grid,
         "node": node,
     }
     for name, section in sections.items():
@@ -77,11 +80,11 @@ def overhead(result: Result) -> str:
             "Triton runs the same ONNX Runtime session in its python backend, free on both cores",
             "and, as `triton-one-core`, beside the asker, where it need not wake another core.",
             "",
-            _table(["server", "model", "tensors", "p50", "p99", "p99.9"], rows),
+            table(["server", "model", "tensors", "p50", "p99", "p99.9"], rows),
             "",
             "Ratios within a block: median (lowest–highest).",
             "",
-            _table(["ratio", "model", "tensors", "p50", "p99"], ratios),
+            table(["ratio", "model", "tensors", "p50", "p99"], ratios),
             "",
             "![p50 to p99 of each server](plots/overhead.svg)",
             "",
@@ -125,9 +128,9 @@ def overload(result: Result) -> str:
             "of those tried, or a plain queue. Its queue policy was seen to stall with requests",
             "waiting, as triton-inference-server/server #8870 and #6796 describe.",
             "",
-            _table(["capacity of", "answers per second"], capacities),
+            table(["capacity of", "answers per second"], capacities),
             "",
-            _table([*head, "stolen"], rows),
+            table([*head, "stolen"], rows),
             "",
             f"![goodput over offered load](plots/overload-{result['model']}.svg)",
             "",
@@ -164,7 +167,7 @@ def overload_sim(result: Result) -> str:
             "its whole budget left; with a queue timeout it has at most what the timeout leaves.",
             "Speed is simulated requests per second.",
             "",
-            _table(head, rows),
+            table(head, rows),
             "",
             f"{result['date']}, {result['seconds']} s simulated per load.",
             f"Command: `{result['command']}`.",
@@ -193,13 +196,13 @@ def node(result: Result) -> str:
         [
             "## A node by itself, and without a worker",
             "",
-            _table(["what", "median (lowest–highest)"], rows),
+            table(["what", "median (lowest–highest)"], rows),
             "",
             "Workers lost under load: 120 questions a second to a decision whose worker is killed",
             "(SIGKILL) or hung (SIGSTOP), 100 a second to another on the same lane. Outcomes count",
             "from the intended instant at the asker; 0 would be a request without an outcome.",
             "",
-            _table(head, losses),
+            table(head, losses),
             "",
             _provenance(result),
         ]
@@ -224,7 +227,8 @@ def _spread_of(spread: Result, digits: int) -> str:
     return f"{spread['median']:.{digits}f} ({spread['min']:.{digits}f}–{spread['max']:.{digits}f})"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -260,7 +264,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, name: str) -> None:
+def save(figure: Figure, name: str) -> None:
+    """Write the plot beside the page."""
     # Text stays text: a small file, readable and searchable.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "bench"}):
         figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
@@ -282,7 +287,7 @@ def _plot_overhead(rows: Sequence[Result]) -> None:
     axes.set_yticks(range(len(rows)), [f"{row['model']}, {row['server']}" for row in rows])
     axes.set_xlim(left=0)
     axes.set_xlabel("µs at the asker: p50 (dot) to p99")
-    _save(figure, "overhead")
+    save(figure, "overhead")
 
 
 def _plot_overload(rows: Sequence[Result], model: str) -> None:
@@ -299,7 +304,7 @@ def _plot_overload(rows: Sequence[Result], model: str) -> None:
     axes.set_xlabel("offered ÷ capacity of the lane")
     axes.set_ylabel("answered in time ÷ offered")
     axes.legend(frameon=False)
-    _save(figure, f"overload-{model}")
+    save(figure, f"overload-{model}")
 
 
 if __name__ == "__main__":

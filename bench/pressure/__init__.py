@@ -1,0 +1,1 @@
+"""The budget under pressure: our scheduler beside others' rules, on the same questions."""
