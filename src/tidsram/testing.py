@@ -119,7 +119,7 @@ class FixedEstimate(Estimate):
 
     def __init__(self, objective: float, warm_up_ns: Sequence[int]) -> None:
         super().__init__(objective, warm_up_ns)
-        self.upper_ns = self.typical_ns = max(warm_up_ns)
+        self.upper_ns = self.typical_ns = self.mean_ns = max(warm_up_ns)
 
     @property
     def calibrated(self) -> bool:

@@ -1,16 +1,18 @@
 """Whether a job fits: a prediction of every finish it would change (DESIGN §4.2).
 
 The rule: promise only if this job and every job of its criticality that was promised before still
-finish by their due times, each taking its upper service time, behind all higher work on the lane,
+finish by their due times, all of them taking their upper time, behind all higher work on the lane,
 known and declared.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from math import isqrt
 from operator import attrgetter
 
 from msgspec import Struct
 
+from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.lane import Placed, by_urgency
 
 WHOLE = 1024  # the lane's time, in parts, as `left` below counts them
@@ -51,28 +53,32 @@ class Forecast(Struct, frozen=True, gc=False):
 def forecast(queue: Sequence[Placed], opening: Opening, new: Placed) -> Forecast:
     """Predict the finishes in `queue` if `new` joined it."""
     place = bisect_left(queue, new.urgency, key=by_urgency)
-    end_ns = opening.free_ns + new.estimate.upper_ns
+    mean_ns, variance = opening.free_ns + new.estimate.mean_ns, new.estimate.variance
     for ahead in queue[:place]:
-        end_ns += ahead.estimate.upper_ns
-    finish_ns = opening.finish_ns(end_ns)
+        mean_ns += ahead.estimate.mean_ns
+        variance += ahead.estimate.variance
+    finish_ns = opening.finish_ns(mean_ns + isqrt(variance))
     fits = finish_ns <= new.job.due_ns
     if fits:
         for behind in queue[place:]:
-            end_ns += behind.estimate.upper_ns
-            if end_ns > opening.latest_ns(behind.job.due_ns):
+            mean_ns += behind.estimate.mean_ns
+            variance += behind.estimate.variance
+            if mean_ns + isqrt(variance) > opening.latest_ns(behind.job.due_ns):
                 return Forecast(finish_ns, fits=False)
     return Forecast(finish_ns, fits)
 
 
-def latest_start_ns(queue: Sequence[Placed], opening: Opening) -> int | None:
-    """Return when `queue` must start for every promise in it to be kept; None: it is empty."""
-    if not queue:
-        return None
-    work_ns, latest_ns = 0, 1 << 62
-    for placed in queue:
-        work_ns += placed.estimate.upper_ns
-        latest_ns = min(latest_ns, opening.latest_ns(placed.job.due_ns) - work_ns)
-    return latest_ns
+def keeps_all(queue: Sequence[Placed], opening: Opening, first: Placed, by: Estimate) -> bool:
+    """Whether every promise is kept if `first` starts now, by the variant that takes `by`."""
+    mean_ns, variance = opening.free_ns + by.mean_ns, by.variance
+    if mean_ns + isqrt(variance) > opening.latest_ns(first.job.due_ns):
+        return False
+    for behind in queue:
+        mean_ns += behind.estimate.mean_ns
+        variance += behind.estimate.variance
+        if mean_ns + isqrt(variance) > opening.latest_ns(behind.job.due_ns):
+            return False
+    return True
 
 
 def earliest_feasible_ns(queue: Sequence[Placed], opening: Opening, new: Placed) -> int:
@@ -82,22 +88,21 @@ def earliest_feasible_ns(queue: Sequence[Placed], opening: Opening, new: Placed)
     finish. The first place will do that leaves everyone behind it in time. Where none does, because
     of jobs that go after it at any due time: when it would finish after all of them.
     """
-    own_ns, priority = new.estimate.upper_ns, new.job.priority
-    end_ns, ends = opening.free_ns, []
+    own, priority = new.estimate, new.job.priority
+    mean_ns, variance = opening.free_ns + own.mean_ns, own.variance
+    ends = [mean_ns + isqrt(variance)]  # of the new job behind none, one, two …
     for placed in queue:
-        end_ns += placed.estimate.upper_ns
-        ends.append(end_ns)
+        mean_ns += placed.estimate.mean_ns
+        variance += placed.estimate.variance
+        ends.append(mean_ns + isqrt(variance))
     first = bisect_left(queue, priority, key=_by_priority)
     last = bisect_left(queue, priority + 1, key=_by_priority)
     place = len(queue)
-    while (
-        place > first and opening.latest_ns(queue[place - 1].job.due_ns) - ends[place - 1] >= own_ns
-    ):
+    # Whoever is behind the new one ends when the new one would have ended behind them.
+    while place > first and opening.latest_ns(queue[place - 1].job.due_ns) >= ends[place]:
         place -= 1
     if place > last:
-        return opening.finish_ns(end_ns + own_ns)
-    if place == 0:
-        return opening.finish_ns(opening.free_ns + own_ns)
+        return opening.finish_ns(ends[-1])
     # Behind the job before it, not level with it: of two due at once, the older goes first.
     ahead_due_ns = queue[place - 1].job.due_ns if place > first else 0
-    return max(opening.finish_ns(ends[place - 1] + own_ns), ahead_due_ns)
+    return max(opening.finish_ns(ends[place]), ahead_due_ns)

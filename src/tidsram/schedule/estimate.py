@@ -2,6 +2,11 @@
 
 The bound comes from time-bounded windows, so it follows a change within seconds and forgets a
 spike; with too little evidence it is the largest run seen, half as much again: *uncalibrated*.
+
+Of several runs in a row the bound is not the sum of their bounds: that all of them are long is
+rarer than that one is. `mean_ns` is summed, `variance` too, and its root is added: for independent
+runs the spreads add in quadrature. What is not independent, the error of the estimate itself, is in
+`mean_ns`.
 """
 
 from bisect import bisect_left, insort
@@ -18,6 +23,7 @@ ENOUGH = 32  # runs before a window speaks for itself
 SLOW_PARTS = 24
 SLOW_PART_NS = 3600 * SECOND
 GUARD = 1.05  # the estimate's own error: a quantile of 256 runs is itself a sample
+MEAN_GUARD = 1.02  # the mean's error is far smaller, but does not average out over a queue
 UNCALIBRATED = 1.5
 STEP_RUNS = 8  # of these newest, so many over the bound, or
 STEP_OVER = 4
@@ -36,6 +42,7 @@ class Estimate:
         self._first = deque(warm_up_ns, maxlen=UNCALIBRATED_RUNS)
         self._fast: deque[tuple[int, int]] = deque()
         self._sorted: list[int] = []
+        self._fast_sum = 0
         self._last: deque[int] = deque(maxlen=FAST_RUNS)  # however long ago
         self._slow: deque[tuple[int, list[int]]] = deque()
         self._slow_sum = [0] * BUCKETS
@@ -46,6 +53,7 @@ class Estimate:
         self.steps = 0  # alarms so far: the service time has changed at once
         self.upper_ns = ceil(max(warm_up_ns) * UNCALIBRATED)
         self.typical_ns = sorted(warm_up_ns)[len(warm_up_ns) // 2]
+        self.mean_ns, self.variance = self.upper_ns, 0
         self.newest_ns = 0  # when the last run was observed
 
     @property
@@ -63,6 +71,7 @@ class Estimate:
         self._runs += 1
         self._first.append(service_ns)
         self._fast.append((now_ns, service_ns))
+        self._fast_sum += service_ns
         insort(self._sorted, service_ns)
         self._last.append(service_ns)
         self._add_slow(now_ns, service_ns)
@@ -77,24 +86,34 @@ class Estimate:
         fast, ordered = self._fast, self._sorted
         oldest_ns = now_ns - FAST_NS
         while fast and (len(fast) > FAST_RUNS or fast[0][0] < oldest_ns):
-            del ordered[bisect_left(ordered, fast.popleft()[1])]
+            old_ns = fast.popleft()[1]
+            del ordered[bisect_left(ordered, old_ns)]
+            self._fast_sum -= old_ns
         if len(ordered) >= ENOUGH:
-            self.upper_ns = int(self._bound_ns(ordered) * GUARD)
             self.typical_ns = ordered[len(ordered) // 2]
+            self._settle(self._fast_sum // len(ordered), self._bound_ns(ordered))
         elif self._runs >= ENOUGH:
             # The day dilutes a spike among the newest runs; they in turn soon forget a bad hour,
             # which would speak for the whole day.
             newest = sorted(self._last)
             self.typical_ns = newest[len(newest) // 2]
-            self.upper_ns = int(min(self._bound_ns(newest), self._slow_bound_ns(now_ns)) * GUARD)
+            bound_ns = min(self._bound_ns(newest), self._slow_bound_ns(now_ns))
+            self._settle(sum(newest) // len(newest), bound_ns)
         else:
-            self.upper_ns = ceil(max(self._first) * self._inflate)
+            self.upper_ns = self.mean_ns = ceil(max(self._first) * self._inflate)
+            self.variance = 0
+
+    def _settle(self, mean_ns: int, bound_ns: int) -> None:
+        self.upper_ns = int(bound_ns * GUARD)
+        self.mean_ns = min(int(mean_ns * MEAN_GUARD), self.upper_ns)
+        self.variance = (self.upper_ns - self.mean_ns) ** 2
 
     def _stepped(self, runs: int) -> None:
         """Forget what was before the newest `runs`: they are of another time."""
         self.steps += 1
         self._fast = deque(list(self._fast)[-runs:])
         self._sorted = sorted(service_ns for _, service_ns in self._fast)
+        self._fast_sum = sum(self._sorted)
         times_ns = list(self._last)[-runs:]
         self._last = deque(times_ns, maxlen=FAST_RUNS)
         self._first = deque(times_ns, maxlen=UNCALIBRATED_RUNS)

@@ -7,7 +7,8 @@ predicts from upper service times; whether to promise anything is `admission`'s 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isqrt
 from operator import attrgetter
 
 from msgspec import Struct
@@ -73,6 +74,15 @@ class Placed(Struct, eq=False, gc=False):
 
 
 by_urgency = attrgetter("urgency")
+
+
+def work_of(jobs: Iterable[Placed]) -> int:
+    """Return the upper time of these runs in a row."""
+    mean_ns = variance = 0
+    for placed in jobs:
+        mean_ns += placed.estimate.mean_ns
+        variance += placed.estimate.variance
+    return mean_ns + isqrt(variance)
 
 
 class Level:
@@ -165,9 +175,7 @@ class Level:
     def work_ns(self, now_ns: int, since_ns: int) -> int:
         """Upper time until everything admitted here has ended, were the lane its own."""
         left_ns = self.residual_ns(now_ns, since_ns)
-        for placed in self.queue:
-            left_ns += placed.estimate.upper_ns
-        return left_ns
+        return left_ns + work_of(self.queue)
 
     # What higher work took ---------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from tidsram.schedule.admission import (
     Opening,
     earliest_feasible_ns,
     forecast,
-    latest_start_ns,
+    keeps_all,
 )
 from tidsram.schedule.bucket import Bucket
 from tidsram.schedule.estimate import FAST_NS, GUARD, Estimate
@@ -369,12 +369,16 @@ class Scheduler:
         return work_ns, since_ns
 
     def _left(self, lane: int, rank: int) -> int:
-        """How much of the lane the declared higher work leaves, in parts of WHOLE."""
+        """How much of the lane the declared higher work leaves, in parts of WHOLE.
+
+        It counts with the variant that each decision stands at: one that is pressed steps down
+        itself, and with its best it would seem to leave nothing.
+        """
         taken = 0.0
         for worker in self._workers[lane]:
             if worker.rank < rank:
                 rate = self._policies[worker.decision].rate / len(self._ready[worker.decision])
-                taken += rate * worker.ladder[0][1].typical_ns
+                taken += rate * worker.ladder[worker.place][1].typical_ns
         return max(LEAST_LEFT, WHOLE - int(WHOLE * taken / SECOND)) if taken else WHOLE
 
     def _make_room(
@@ -527,10 +531,7 @@ class Scheduler:
         """
         worker, job = placed.worker, placed.job
         opening = self._opening(now_ns, worker.lane, placed.rank)
-        latest_ns = opening.latest_ns(job.due_ns)
-        behind_ns = latest_start_ns(self._queue_of(placed).queue, opening)
-        if behind_ns is not None:
-            latest_ns = min(latest_ns, behind_ns)
+        queue = self._queue_of(placed).queue
         held = now_ns - worker.down_ns < job.deadline_ns - job.arrival_ns
         last = len(worker.ladder) - 1
         for place in range(worker.place if held else 0, last + 1):
@@ -538,7 +539,7 @@ class Scheduler:
             if place == last:
                 estimate = worker.fastest
                 rung = next(r for r, known in worker.ladder if known is estimate)
-            if place == last or opening.free_ns + estimate.upper_ns <= latest_ns:
+            if place == last or keeps_all(queue, opening, placed, estimate):
                 break
         if place > worker.place:
             worker.down_ns = now_ns
