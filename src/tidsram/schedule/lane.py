@@ -24,6 +24,9 @@ def urgency(job: Job) -> Urgency:
     return (job.priority, job.due_ns, job.job_id)
 
 
+WORK_QUESTIONS = 64  # what a question brings is an average over about so many
+
+
 class Worker:
     """A warm worker: one decision on one lane, with what is known of each of its variants.
 
@@ -31,7 +34,7 @@ class Worker:
     run that was set aside: the worker takes nothing until that has ended.
     """
 
-    __slots__ = ("decision", "down_ns", "ladder", "lane", "place", "rank", "stuck")
+    __slots__ = ("decision", "down_ns", "ladder", "lane", "place", "rank", "stuck", "work_ns")
 
     def __init__(
         self, decision: str, lane: int, rank: int, ladder: Sequence[tuple[int, Estimate]]
@@ -39,8 +42,13 @@ class Worker:
         self.decision, self.lane, self.rank = decision, lane, rank
         self.ladder = ladder
         self.stuck: Placed | None = None
+        self.work_ns = ladder[0][1].typical_ns  # what a question brings the lane on average
         self.place = 0  # in `ladder`, where it stands
         self.down_ns = -(1 << 62)  # when it last had to step down
+
+    def brought(self, run_ns: int) -> None:
+        """Take in what a question brought: its run, or nothing where it was refused."""
+        self.work_ns += (run_ns - self.work_ns) // WORK_QUESTIONS
 
     @property
     def fastest(self) -> Estimate:

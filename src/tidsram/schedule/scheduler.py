@@ -120,6 +120,7 @@ class Scheduler:
         if placed.worker.stuck is placed:  # from then on it had leftover time only
             service_ns = min(service_ns, _aside_ns(placed))
         placed.estimate.observe(now_ns, max(service_ns, 1))
+        placed.worker.brought(service_ns)
         return self._run_ended(now_ns, placed, started_ns, ended_ns)
 
     def failed(self, now_ns: int, job_id: int) -> list[Action]:
@@ -131,6 +132,7 @@ class Scheduler:
         # model that has become slower than its budget would be promised and missed for ever.
         if placed.worker.stuck is placed:
             ran_ns = min(ran_ns, _aside_ns(placed))
+        placed.worker.brought(ran_ns)
         if ran_ns > placed.estimate.upper_ns:
             placed.estimate.observe(now_ns, ran_ns)
         return self._run_ended(now_ns, placed, started_ns, now_ns)
@@ -371,14 +373,15 @@ class Scheduler:
     def _left(self, lane: int, rank: int) -> int:
         """How much of the lane the declared higher work leaves, in parts of WHOLE.
 
-        It counts with the variant that each decision stands at: one that is pressed steps down
-        itself, and with its best it would seem to leave nothing.
+        A declared question counts with what questions brought lately: a decision that is pressed
+        steps down its ladder and refuses, and with its best variant for each it would seem to leave
+        nothing.
         """
         taken = 0.0
         for worker in self._workers[lane]:
             if worker.rank < rank:
                 rate = self._policies[worker.decision].rate / len(self._ready[worker.decision])
-                taken += rate * worker.ladder[worker.place][1].typical_ns
+                taken += rate * worker.work_ns
         return max(LEAST_LEFT, WHOLE - int(WHOLE * taken / SECOND)) if taken else WHOLE
 
     def _make_room(
@@ -448,6 +451,7 @@ class Scheduler:
         earliest_ns = min(self._earliest_ns(now_ns, job, rank, worker) for worker in workers)
         actions.append(Reject(job, reason, seen.finish_ns, earliest_ns))
         for worker in workers:
+            worker.brought(0)
             estimate = worker.fastest
             if not estimate.calibrated or estimate.newest_ns < now_ns - PROBE_AFTER_NS:
                 estimate.refresh(now_ns)
