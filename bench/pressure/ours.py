@@ -166,7 +166,7 @@ def judging_times(asked: Sequence[Asked]) -> list[tuple[int, int]]:
 
     class Timed(Scheduler):
         def arrived(self, now_ns: int, job: Job) -> list[Action]:
-            waiting = sum(len(level.queue) for level in self._lanes[0])
+            waiting = sum(len(level.queue) for level in self._lanes[0].levels)
             began_ns = time.perf_counter_ns()
             actions = super().arrived(now_ns, job)
             judged.append((waiting, time.perf_counter_ns() - began_ns))

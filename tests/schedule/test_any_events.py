@@ -103,7 +103,8 @@ class AnyEvents(RuleBasedStateMachine):
 
     @invariant()
     def queues_are_in_order_and_wait_behind_a_run(self):
-        for levels in self.node.scheduler._lanes:
+        for lane in self.node.scheduler._lanes:
+            levels = lane.levels
             for level in levels:
                 keys = [placed.urgency for placed in level.queue]
                 assert keys == sorted(keys)

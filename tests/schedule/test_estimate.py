@@ -264,7 +264,7 @@ def test_interruptions_of_runs_that_have_ended_are_forgotten():
         node.now_ns += 1 * MS
         node.end(number - 1)
 
-    assert len(node.scheduler._lanes[0][1]._higher) <= 1
+    assert len(node.scheduler._lanes[0].levels[1]._higher) <= 1
 
 
 def test_time_under_a_critical_worker_that_was_lost_is_not_charged():

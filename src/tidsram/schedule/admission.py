@@ -12,7 +12,6 @@ from operator import attrgetter
 
 from msgspec import Struct
 
-from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.lane import Placed, by_urgency
 
 WHOLE = 1024  # the lane's time, in parts, as `left` below counts them
@@ -68,17 +67,38 @@ def forecast(queue: Sequence[Placed], opening: Opening, new: Placed) -> Forecast
     return Forecast(finish_ns, fits)
 
 
-def keeps_all(queue: Sequence[Placed], opening: Opening, first: Placed, by: Estimate) -> bool:
-    """Whether every promise is kept if `first` starts now, by the variant that takes `by`."""
-    mean_ns, variance = opening.free_ns + by.mean_ns, by.variance
-    if mean_ns + isqrt(variance) > opening.latest_ns(first.job.due_ns):
-        return False
-    for behind in queue:
-        mean_ns += behind.estimate.mean_ns
-        variance += behind.estimate.variance
-        if mean_ns + isqrt(variance) > opening.latest_ns(behind.job.due_ns):
-            return False
-    return True
+def push_out(
+    queue: Sequence[Placed], opening: Opening, new: Placed, seen: Forecast
+) -> tuple[Forecast, list[Placed]]:
+    """Find who has to give way so that `new` fits: per-asker fairness, by push-out.
+
+    An asker's questions to one decision are a flow. The flow with the most work waiting loses its
+    least urgent job, and so on, as long as it keeps no less than the newcomer's flow then has.
+    Return what is seen then and who goes; nobody does where it would not help.
+    """
+    waiting: dict[tuple[str, str], int] = {_flow(new): new.estimate.upper_ns}
+    for placed in queue:
+        flow = _flow(placed)
+        waiting[flow] = waiting.get(flow, 0) + placed.estimate.upper_ns
+    own_ns = waiting[_flow(new)]
+    rest, pushed = list(queue), []
+    now = seen
+    while not now.fits:
+        most = max(waiting, key=waiting.__getitem__)
+        victim = next((placed for placed in reversed(rest) if _flow(placed) == most), None)
+        if most == _flow(new) or victim is None:
+            return seen, []
+        waiting[most] -= victim.estimate.upper_ns
+        if waiting[most] < own_ns:
+            return seen, []
+        rest.remove(victim)
+        pushed.append(victim)
+        now = forecast(rest, opening, new)
+    return now, pushed
+
+
+def _flow(placed: Placed) -> tuple[str, str]:
+    return (placed.job.decision, placed.job.asker)
 
 
 def earliest_feasible_ns(queue: Sequence[Placed], opening: Opening, new: Placed) -> int:

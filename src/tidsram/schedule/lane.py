@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from msgspec import Struct
 
+from tidsram.estate.types import Criticality
 from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.events import Job
 
@@ -49,6 +50,10 @@ class Worker:
     def brought(self, run_ns: int) -> None:
         """Take in what a question brought: its run, or nothing where it was refused."""
         self.work_ns += (run_ns - self.work_ns) // WORK_QUESTIONS
+
+    def rung_of(self, estimate: Estimate) -> int:
+        """Return the rung that the estimate is of."""
+        return next(rung for rung, known in self.ladder if known is estimate)
 
     @property
     def fastest(self) -> Estimate:
@@ -212,3 +217,67 @@ class Level:
             if end > start:
                 lost_ns += end - start
         return lost_ns
+
+    def doomed(self, now_ns: int, free_ns: int, since_ns: int) -> list[Placed]:
+        """Return who can no longer make it, each run taking its typical time from `free_ns` on."""
+        ahead = []
+        if self.running is not None:
+            typical_ns = self.running.estimate.typical_ns
+            ahead.append((self.running, self.left_ns(now_ns, since_ns, typical_ns)))
+        if self.deck is not None:
+            ahead.append((self.deck, self.deck.estimate.typical_ns))
+        ahead += [(placed, placed.estimate.typical_ns) for placed in self.queue]
+        doomed = []
+        for placed, left_ns in ahead:
+            if placed.ended:
+                continue
+            if free_ns + left_ns <= placed.job.deadline_ns:
+                free_ns += left_ns
+            else:
+                doomed.append(placed)
+        return doomed
+
+
+class Lane:
+    """A lane's levels, the most critical first, and its warm workers."""
+
+    def __init__(self) -> None:
+        self.levels = [Level() for _ in Criticality]
+        self.workers: list[Worker] = []
+
+    def busy(self, levels: int = len(Criticality)) -> bool:
+        """Whether anything runs or waits on so many of the levels, from the top."""
+        return any(level.busy for level in self.levels[:levels])
+
+    def higher_work(self, now_ns: int, rank: int) -> tuple[int, int]:
+        """Return the upper time of all work above the level, and since when some of it runs."""
+        work_ns, since_ns = 0, now_ns
+        for higher in self.levels[:rank]:
+            if higher.running is not None:
+                work_ns += higher.work_ns(now_ns, since_ns)
+                since_ns = min(since_ns, higher.running.began_ns)
+        return work_ns, since_ns
+
+    def preempted_ns(self, placed: Placed, start_ns: int, end_ns: int) -> int:
+        """Return how much of the span higher work had the lane, also such that runs still."""
+        rank, since_ns = placed.worker.rank, end_ns
+        for above in self.levels[:rank]:
+            if above.running is not None:
+                since_ns = min(since_ns, above.running.began_ns)
+        return self.levels[rank].preempted_ns(start_ns, end_ns, since_ns)
+
+    def interrupt_below(self, rank: int, start_ns: int, end_ns: int) -> None:
+        """What ran at this level, lower runs did not have."""
+        for lower in self.levels[rank + 1 :]:
+            lower.interrupted(start_ns, end_ns)
+
+    def queued_for(self, worker: Worker) -> list[Placed]:
+        """Return the jobs that wait for the worker, whatever they count as."""
+        return [p for level in self.levels for p in level.queue if p.worker is worker]
+
+    def run_of(self, worker: Worker) -> Placed | None:
+        """Return what the worker runs, set aside or not."""
+        if worker.stuck is not None:
+            return worker.stuck
+        running = self.levels[worker.rank].running
+        return running if running is not None and running.worker is worker else None

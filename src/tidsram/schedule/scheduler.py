@@ -20,7 +20,7 @@ from tidsram.schedule.admission import (
     Opening,
     earliest_feasible_ns,
     forecast,
-    keeps_all,
+    push_out,
 )
 from tidsram.schedule.bucket import Bucket
 from tidsram.schedule.estimate import FAST_NS, GUARD, Estimate
@@ -36,7 +36,8 @@ from tidsram.schedule.events import (
     Start,
     Stop,
 )
-from tidsram.schedule.lane import Level, Placed, Worker, urgency
+from tidsram.schedule.ladder import pick_variant
+from tidsram.schedule.lane import Lane, Level, Placed, Worker, urgency
 from tidsram.units import MS, SECOND
 
 # A told worker ends its run at the next operator. Without a profile the longest operator is not
@@ -82,8 +83,7 @@ class Scheduler:
             for policy in self._policies.values()
             if policy.rate and policy.criticality is Criticality.CRITICAL
         }
-        self._lanes = [[Level() for _ in Criticality] for _ in range(lane_count)]
-        self._workers: list[list[Worker]] = [[] for _ in range(lane_count)]  # warm, by lane
+        self._lanes = [Lane() for _ in range(lane_count)]
         self._new_estimate = estimate
         self._estimates: dict[tuple[str, int, int], Estimate] = {}
         self._ready: dict[str, list[Worker]] = {name: [] for name in self._policies}
@@ -110,7 +110,7 @@ class Scheduler:
         if not seen.fits:
             self._refuse(now_ns, job, rank, workers, seen, actions)
             if older is not None:  # a promise is not broken for one that cannot be made
-                self._queue_of(older).insert(older)
+                self._level(older).insert(older)
         return actions
 
     def finished(self, now_ns: int, job_id: int, started_ns: int, ended_ns: int) -> list[Action]:
@@ -143,7 +143,8 @@ class Scheduler:
         if probe is None or probe.job.job_id >= 0:
             return []  # its worker was given up meanwhile
         started_ns = probe.began_ns
-        service_ns = max(service_ns - self._preempted_ns(probe, started_ns, now_ns), 1)
+        kept_ns = self._lanes[lane].preempted_ns(probe, started_ns, now_ns)
+        service_ns = max(service_ns - kept_ns, 1)
         probe.estimate.observe(now_ns, service_ns)
         actions = self._run_ended(now_ns, probe, started_ns, now_ns)
         if self._worth_another(now_ns, probe, service_ns):
@@ -169,8 +170,8 @@ class Scheduler:
             ladder.append((rung, self._estimates[key]))
         worker = Worker(decision, lane, rank, ladder)
         self._ready[decision].append(worker)
-        self._workers[lane].append(worker)
-        self._lanes[lane][rank].decisions.add(decision)
+        self._lanes[lane].workers.append(worker)
+        self._lanes[lane].levels[rank].decisions.add(decision)
         return []
 
     def worker_lost(self, now_ns: int, decision: str, lane: int) -> list[Action]:
@@ -179,13 +180,14 @@ class Scheduler:
         if worker is None:
             return []
         self._ready[decision].remove(worker)
-        self._workers[lane].remove(worker)
-        level = self._lanes[lane][worker.rank]
+        on = self._lanes[lane]
+        on.workers.remove(worker)
+        level = on.levels[worker.rank]
         level.decisions.discard(decision)
         actions: list[Action] = []
         lost = level.lost(decision)
         if lost:
-            self._interrupt_below(lane, worker.rank, lost[0].began_ns, now_ns)
+            on.interrupt_below(worker.rank, lost[0].began_ns, now_ns)
         if worker.stuck is not None:
             lost.append(worker.stuck)
             worker.stuck = None
@@ -193,8 +195,8 @@ class Scheduler:
             if not placed.ended:
                 actions.append(Evict(placed.job, Reason.WORKER_LOST))
             self._forget(placed)
-        for placed in self._queued_for(worker):
-            self._queue_of(placed).withdraw(placed)
+        for placed in on.queued_for(worker):
+            self._level(placed).withdraw(placed)
             self._forget(placed)
             if not self._readmit(now_ns, placed, actions):
                 actions.append(Evict(placed.job, Reason.WORKER_LOST))
@@ -256,7 +258,7 @@ class Scheduler:
 
     def has_waiting(self, lane: int) -> bool:
         """Whether a job waits for the lane and is not on deck."""
-        return any(level.queue for level in self._lanes[lane])
+        return any(level.queue for level in self._lanes[lane].levels)
 
     def is_ready(self, decision: str) -> bool:
         """Whether a warm worker stands by."""
@@ -291,7 +293,7 @@ class Scheduler:
         """The decision's workers that can take a job, once what holds a level up is set aside."""
         workers = self._ready[decision]
         for worker in workers:
-            running = self._lanes[worker.lane][worker.rank].running
+            running = self._lanes[worker.lane].levels[worker.rank].running
             if running is not None and now_ns - running.began_ns > _aside_ns(running):
                 self._set_aside_if_stuck(now_ns, running, actions, waiting=worker)
         if any(worker.stuck is not None for worker in workers):
@@ -317,7 +319,7 @@ class Scheduler:
             self._forget(older)
             actions.append(Evict(older.job, Reason.STALE))
         best.promised_ns = seen.finish_ns
-        self._queue_of(best).insert(best)
+        self._level(best).insert(best)
         self._placed[job.job_id] = best
         heappush(self._alarms, (job.deadline_ns, job.job_id))
         if job.stream and self._policies[job.decision].queue == "newest":
@@ -340,35 +342,25 @@ class Scheduler:
         self, now_ns: int, job: Job, rank: int, worker: Worker
     ) -> tuple[Placed, Forecast]:
         new = Placed(job, worker, rank, worker.fastest, urgency(job))
-        queue = self._lanes[worker.lane][rank].queue
+        queue = self._lanes[worker.lane].levels[rank].queue
         return new, forecast(queue, self._opening(now_ns, worker.lane, rank), new)
 
     def _cost(self, candidate: tuple[Placed, Forecast]) -> tuple[bool, int]:
         new, seen = candidate
         finish_ns = seen.finish_ns
         # Between lanes about as good, take the one where no lower work is held up.
-        if any(lower.busy for lower in self._lanes[new.worker.lane][new.rank + 1 :]):
+        if any(lower.busy for lower in self._lanes[new.worker.lane].levels[new.rank + 1 :]):
             finish_ns += new.estimate.upper_ns >> 3
         return (not seen.fits, finish_ns)
 
     def _opening(self, now_ns: int, lane: int, rank: int) -> Opening:
         """When the level's queue can start, after all higher work and its own residual."""
+        on = self._lanes[lane]
         if rank == 0:
-            return Opening(now_ns, now_ns + self._lanes[lane][0].residual_ns(now_ns, now_ns))
-        higher_ns, since_ns = self._higher_work(now_ns, lane, rank)
-        own_ns = self._lanes[lane][rank].residual_ns(now_ns, since_ns)
+            return Opening(now_ns, now_ns + on.levels[0].residual_ns(now_ns, now_ns))
+        higher_ns, since_ns = on.higher_work(now_ns, rank)
+        own_ns = on.levels[rank].residual_ns(now_ns, since_ns)
         return Opening(now_ns, now_ns + higher_ns + own_ns, self._left(lane, rank))
-
-    def _higher_work(self, now_ns: int, lane: int, rank: int) -> tuple[int, int]:
-        """Upper time of all work above the level, and since when some of it has been running."""
-        work_ns, since_ns = 0, now_ns
-        levels = self._lanes[lane]
-        for above in range(rank):
-            higher = levels[above]
-            if higher.running is not None:
-                work_ns += higher.work_ns(now_ns, since_ns)
-                since_ns = min(since_ns, higher.running.began_ns)
-        return work_ns, since_ns
 
     def _left(self, lane: int, rank: int) -> int:
         """How much of the lane the declared higher work leaves, in parts of WHOLE.
@@ -378,7 +370,7 @@ class Scheduler:
         nothing.
         """
         taken = 0.0
-        for worker in self._workers[lane]:
+        for worker in self._lanes[lane].workers:
             if worker.rank < rank:
                 rate = self._policies[worker.decision].rate / len(self._ready[worker.decision])
                 taken += rate * worker.work_ns
@@ -392,8 +384,8 @@ class Scheduler:
         if now_ns + new.estimate.upper_ns > new.job.due_ns:
             return seen
         opening = self._opening(now_ns, lane, rank)
-        queue = self._lanes[lane][rank].queue
-        for level in self._lanes[lane][: rank + 1]:
+        queue = self._lanes[lane].levels[rank].queue
+        for level in self._lanes[lane].levels[: rank + 1]:
             run = level.running
             if run is not None and run.rank > rank and not run.ended:
                 # It runs up here, but it counts as less: lower work never stands in the way.
@@ -408,29 +400,8 @@ class Scheduler:
     def _share(
         self, now_ns: int, new: Placed, seen: Forecast, opening: Opening, actions: list[Action]
     ) -> Forecast:
-        """Per-asker fairness: who has most waiting gives way to one who has less (push-out).
-
-        An asker's questions to one decision are a flow. The flow with the most work waiting loses
-        its least urgent job, as long as it keeps no less than the newcomer's flow then has.
-        """
-        queue = self._queue_of(new).queue
-        waiting: dict[tuple[str, str], int] = {_flow(new): new.estimate.upper_ns}
-        for placed in queue:
-            flow = _flow(placed)
-            waiting[flow] = waiting.get(flow, 0) + placed.estimate.upper_ns
-        own_ns = waiting[_flow(new)]
-        rest, pushed = list(queue), []
-        while not seen.fits:
-            most = max(waiting, key=waiting.__getitem__)
-            victim = next((p for p in reversed(rest) if _flow(p) == most), None)
-            if most == _flow(new) or victim is None:
-                return seen
-            waiting[most] -= victim.estimate.upper_ns
-            if waiting[most] < own_ns:
-                return seen
-            rest.remove(victim)
-            pushed.append(victim)
-            seen = forecast(rest, opening, new)
+        """Let who has most waiting give way to an asker who has less."""
+        seen, pushed = push_out(self._level(new).queue, opening, new, seen)
         for victim in pushed:
             actions.append(Evict(victim.job, Reason.EVICTED))
             self._withdraw(now_ns, victim, actions)
@@ -455,21 +426,19 @@ class Scheduler:
             estimate = worker.fastest
             if not estimate.calibrated or estimate.newest_ns < now_ns - PROBE_AFTER_NS:
                 estimate.refresh(now_ns)
-                levels = self._lanes[worker.lane]
-                if not any(level.busy for level in levels[: max(rank, worker.rank) + 1]):
+                if not self._lanes[worker.lane].busy(max(rank, worker.rank) + 1):
                     refused = Job(0, job.decision, now_ns, job.deadline_ns, job.due_ns)
-                    rung = next(r for r, known in worker.ladder if known is estimate)
-                    self._probe(now_ns, refused, worker, rung, actions)
+                    self._probe(now_ns, refused, worker, worker.rung_of(estimate), actions)
 
     def _earliest_ns(self, now_ns: int, job: Job, rank: int, worker: Worker) -> int:
         new = Placed(job, worker, rank, worker.fastest, urgency(job))
-        queue = self._lanes[worker.lane][rank].queue
+        queue = self._lanes[worker.lane].levels[rank].queue
         return earliest_feasible_ns(queue, self._opening(now_ns, worker.lane, rank), new)
 
     def _unstarted_older(self, job: Job) -> Placed | None:
         """Take the stream's unstarted older job out of its queue, while the new one is judged."""
         older = self._newest.get((job.decision, job.stream))
-        return older if older is not None and self._queue_of(older).withdraw(older) else None
+        return older if older is not None and self._level(older).withdraw(older) else None
 
     def _readmit(self, now_ns: int, placed: Placed, actions: list[Action]) -> bool:
         """Find a queued job whose worker is lost or stuck another lane."""
@@ -482,7 +451,7 @@ class Scheduler:
 
     def _dispatch(self, now_ns: int, lane: int, actions: list[Action]) -> None:
         """Start what can start: one job a criticality, the kernel lets the higher go first."""
-        for rank, level in enumerate(self._lanes[lane]):
+        for rank, level in enumerate(self._lanes[lane].levels):
             if level.queue:
                 self._start_waiting(now_ns, lane, rank, level, actions)
                 if level.queue and level.deck is None and _may_deck(level):
@@ -491,7 +460,7 @@ class Scheduler:
     def _start_waiting(
         self, now_ns: int, lane: int, rank: int, level: Level, actions: list[Action]
     ) -> None:
-        levels, place = self._lanes[lane], 0
+        levels, place = self._lanes[lane].levels, 0
         while place < len(level.queue):
             placed = level.queue[place]
             worker = placed.worker
@@ -528,27 +497,15 @@ class Scheduler:
         actions.append(Start(placed.job, worker.lane, on_deck, placed.rung))
 
     def _pick_variant(self, now_ns: int, placed: Placed) -> None:
-        """Take the most accurate variant with which this job and those behind it make it.
-
-        Those behind count with their fastest. After a step down the ladder there is no step up for
-        one budget, so that it does not flap between questions.
-        """
-        worker, job = placed.worker, placed.job
+        """Take the most accurate variant that keeps every promise, and promise what it takes."""
+        worker = placed.worker
         opening = self._opening(now_ns, worker.lane, placed.rank)
-        queue = self._queue_of(placed).queue
-        held = now_ns - worker.down_ns < job.deadline_ns - job.arrival_ns
-        last = len(worker.ladder) - 1
-        for place in range(worker.place if held else 0, last + 1):
-            rung, estimate = worker.ladder[place]
-            if place == last:
-                estimate = worker.fastest
-                rung = next(r for r, known in worker.ladder if known is estimate)
-            if place == last or keeps_all(queue, opening, placed, estimate):
-                break
+        queue = self._level(placed).queue
+        place, placed.rung, placed.estimate = pick_variant(now_ns, placed, queue, opening)
         if place > worker.place:
             worker.down_ns = now_ns
-        worker.place, placed.rung, placed.estimate = place, rung, estimate
-        end_ns = opening.finish_ns(opening.free_ns + estimate.upper_ns)
+        worker.place = place
+        end_ns = opening.finish_ns(opening.free_ns + placed.estimate.upper_ns)
         placed.promised_ns = max(placed.promised_ns, end_ns)
 
     def _run_ended(
@@ -561,9 +518,9 @@ class Scheduler:
             worker.stuck = None
             actions.append(Aside(worker.decision, lane, over=True))
         else:
-            level = self._lanes[lane][rank]
+            level = self._lanes[lane].levels[rank]
             assert level.running is placed, "a run ended that was not running"
-            self._interrupt_below(lane, rank, started_ns, ended_ns)
+            self._lanes[lane].interrupt_below(rank, started_ns, ended_ns)
             level.end(now_ns, ended_ns)
             if level.running is not None:
                 self._deck_began(now_ns, level.running, actions)
@@ -576,7 +533,7 @@ class Scheduler:
     def _look_up(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """Measure a more accurate variant anew where old evidence kept it from being chosen."""
         worker, job = placed.worker, placed.job
-        if job.job_id < 0 or any(level.busy for level in self._lanes[worker.lane]):
+        if job.job_id < 0 or self._lanes[worker.lane].busy():
             return
         for rung, estimate in worker.ladder[: worker.place]:
             if estimate.newest_ns < now_ns - PROBE_AFTER_NS:
@@ -595,25 +552,11 @@ class Scheduler:
 
     def _evict_below(self, now_ns: int, lane: int, rank: int, actions: list[Action]) -> None:
         """Tell lower work that can no longer make it, while its askers still have time."""
-        for lower in range(rank + 1, len(self._lanes[lane])):
-            level = self._lanes[lane][lower]
-            if not level.busy:
-                continue
-            higher_ns, since_ns = self._higher_work(now_ns, lane, lower)
-            free_ns = now_ns + higher_ns
-            ahead = []
-            if level.running is not None:
-                typical_ns = level.running.estimate.typical_ns
-                ahead.append((level.running, level.left_ns(now_ns, since_ns, typical_ns)))
-            if level.deck is not None:
-                ahead.append((level.deck, level.deck.estimate.typical_ns))
-            ahead += [(placed, placed.estimate.typical_ns) for placed in level.queue]
-            for placed, left_ns in ahead:
-                if placed.ended:
-                    continue
-                if free_ns + left_ns <= placed.job.deadline_ns:
-                    free_ns += left_ns
-                else:
+        on = self._lanes[lane]
+        for lower in range(rank + 1, len(on.levels)):
+            if on.levels[lower].busy:
+                higher_ns, since_ns = on.higher_work(now_ns, lower)
+                for placed in on.levels[lower].doomed(now_ns, now_ns + higher_ns, since_ns):
                     actions.append(Evict(placed.job, Reason.EVICTED))
                     self._withdraw(now_ns, placed, actions)
 
@@ -621,13 +564,13 @@ class Scheduler:
 
     def _withdraw(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """Take a job whose outcome is told off its lane, stopping its run if it has one."""
-        if self._queue_of(placed).withdraw(placed):
+        if self._level(placed).withdraw(placed):
             self._forget(placed)
             return
         placed.ended = True
         worker = placed.worker
         actions.append(Stop(placed.job, worker.lane))
-        if self._lanes[worker.lane][worker.rank].running is placed or worker.stuck is placed:
+        if self._lanes[worker.lane].run_of(worker) is placed:
             self._expect_stop(now_ns, placed)
 
     def _expect_stop(self, now_ns: int, placed: Placed) -> None:
@@ -644,7 +587,8 @@ class Scheduler:
         `waiting` is a worker that somebody asks for who is not in any queue yet.
         """
         worker = placed.worker
-        level = self._lanes[worker.lane][worker.rank]
+        on = self._lanes[worker.lane]
+        level = on.levels[worker.rank]
         if level.running is not placed or level.deck is not None:
             return
         others = waiting is not None and waiting is not worker
@@ -654,19 +598,19 @@ class Scheduler:
         if early_ns > 0:  # higher work had the lane
             heappush(self._alarms, (now_ns + early_ns, placed.job.job_id))
             return
-        self._interrupt_below(worker.lane, worker.rank, placed.began_ns, now_ns)
+        on.interrupt_below(worker.rank, placed.began_ns, now_ns)
         level.set_aside()
         worker.stuck = placed
         actions.append(Aside(worker.decision, worker.lane, over=False))
-        for queued in self._queued_for(worker):
-            self._queue_of(queued).withdraw(queued)
+        for queued in on.queued_for(worker):
+            self._level(queued).withdraw(queued)
             self._forget(queued)
             if not self._readmit(now_ns, queued, actions):  # then it waits for the stuck one
                 self._restore(queued)
         self._dispatch(now_ns, worker.lane, actions)
 
     def _restore(self, placed: Placed) -> None:
-        self._queue_of(placed).insert(placed)
+        self._level(placed).insert(placed)
         self._placed[placed.job.job_id] = placed
         stream = (placed.job.decision, placed.job.stream)
         if placed.job.stream and self._policies[placed.job.decision].queue == "newest":
@@ -676,7 +620,7 @@ class Scheduler:
         """The grace is over; but what higher work kept from running could not obey either."""
         worker = placed.worker
         if worker.stuck is not placed:
-            kept_ns = self._preempted_ns(placed, placed.told_ns, now_ns)
+            kept_ns = self._lanes[worker.lane].preempted_ns(placed, placed.told_ns, now_ns)
             if kept_ns > MS:
                 placed.told_ns, placed.kill_ns = now_ns, now_ns + kept_ns
                 heappush(self._alarms, (placed.kill_ns, placed.job.job_id))
@@ -698,7 +642,7 @@ class Scheduler:
         estimate = self._estimates[job.decision, worker.lane, rung]
         probe = Placed(job, worker, worker.rank, estimate, urgency(job), rung, ended=True)
         self._placed[job.job_id] = probe
-        self._lanes[worker.lane][worker.rank].begin(now_ns, probe)
+        self._lanes[worker.lane].levels[worker.rank].begin(now_ns, probe)
         self._expect_stop(now_ns, probe)
         actions.append(Probe(job.decision, worker.lane, rung))
 
@@ -708,28 +652,13 @@ class Scheduler:
         wanted_ns = refused.due_ns - refused.arrival_ns
         if not service_ns * GUARD <= wanted_ns < probe.estimate.upper_ns:
             return False
-        idle = not any(level.busy for level in self._lanes[probe.worker.lane])
+        idle = not self._lanes[probe.worker.lane].busy()
         return idle and now_ns < refused.arrival_ns + PROBE_FOR_NS
 
     def _own_ns(self, placed: Placed, started_ns: int, ended_ns: int) -> int:
         """How long the run had the lane itself."""
-        return ended_ns - started_ns - self._preempted_ns(placed, started_ns, ended_ns)
-
-    def _preempted_ns(self, placed: Placed, start_ns: int, end_ns: int) -> int:
-        """How much of the span higher work had the lane, also such that runs still."""
-        worker = placed.worker
-        levels = self._lanes[worker.lane]
-        since_ns = end_ns
-        for above in levels[: worker.rank]:
-            if above.running is not None:
-                since_ns = min(since_ns, above.running.began_ns)
-        return levels[worker.rank].preempted_ns(start_ns, end_ns, since_ns)
-
-    def _interrupt_below(self, lane: int, rank: int, start_ns: int, end_ns: int) -> None:
-        """What ran here, lower runs on the lane did not have."""
-        levels = self._lanes[lane]
-        for lower in range(rank + 1, len(levels)):
-            levels[lower].interrupted(start_ns, end_ns)
+        on = self._lanes[placed.worker.lane]
+        return ended_ns - started_ns - on.preempted_ns(placed, started_ns, ended_ns)
 
     def _forget(self, placed: Placed) -> None:
         job = placed.job
@@ -739,29 +668,16 @@ class Scheduler:
         if job.stream and self._newest.get((job.decision, job.stream)) is placed:
             del self._newest[job.decision, job.stream]
 
-    def _queue_of(self, placed: Placed) -> Level:
+    def _level(self, placed: Placed) -> Level:
         """The level whose queue the job belongs to."""
-        return self._lanes[placed.worker.lane][placed.rank]
-
-    def _queued_for(self, worker: Worker) -> list[Placed]:
-        return [p for level in self._lanes[worker.lane] for p in level.queue if p.worker is worker]
+        return self._lanes[placed.worker.lane].levels[placed.rank]
 
     def _worker(self, decision: str, lane: int) -> Worker | None:
         return next((w for w in self._ready[decision] if w.lane == lane), None)
 
     def _run_of(self, decision: str, lane: int) -> Placed | None:
-        """What the decision's worker runs on the lane, set aside or not."""
         worker = self._worker(decision, lane)
-        if worker is None:
-            return None
-        if worker.stuck is not None:
-            return worker.stuck
-        running = self._lanes[lane][worker.rank].running
-        return running if running is not None and running.worker is worker else None
-
-
-def _flow(placed: Placed) -> tuple[str, str]:
-    return (placed.job.decision, placed.job.asker)
+        return None if worker is None else self._lanes[lane].run_of(worker)
 
 
 def _aside_ns(placed: Placed) -> int:

@@ -1,0 +1,39 @@
+"""Which of a decision's variants runs: the most accurate that keeps every promise."""
+
+from collections.abc import Sequence
+from math import isqrt
+
+from tidsram.schedule.admission import Opening
+from tidsram.schedule.estimate import Estimate
+from tidsram.schedule.lane import Placed
+
+
+def pick_variant(
+    now_ns: int, placed: Placed, queue: Sequence[Placed], opening: Opening
+) -> tuple[int, int, Estimate]:
+    """Return the place in the ladder, the rung and the estimate by which the job is to run now.
+
+    Those in `queue`, behind it, count with their fastest. After a step down the ladder there is no
+    step up for one budget, so that it does not flap between questions.
+    """
+    worker, job = placed.worker, placed.job
+    held = now_ns - worker.down_ns < job.deadline_ns - job.arrival_ns
+    last = len(worker.ladder) - 1
+    for place in range(worker.place if held else 0, last):
+        rung, estimate = worker.ladder[place]
+        if _keeps_all(queue, opening, placed, estimate):
+            return place, rung, estimate
+    return last, worker.rung_of(worker.fastest), worker.fastest
+
+
+def _keeps_all(queue: Sequence[Placed], opening: Opening, first: Placed, by: Estimate) -> bool:
+    """Whether every promise is kept if `first` starts now, by the variant that takes `by`."""
+    mean_ns, variance = opening.free_ns + by.mean_ns, by.variance
+    if mean_ns + isqrt(variance) > opening.latest_ns(first.job.due_ns):
+        return False
+    for behind in queue:
+        mean_ns += behind.estimate.mean_ns
+        variance += behind.estimate.variance
+        if mean_ns + isqrt(variance) > opening.latest_ns(behind.job.due_ns):
+            return False
+    return True
