@@ -1,14 +1,18 @@
 """The bound on a run's time: it follows what is seen, and forgets what is over."""
 
 import pytest
+from numpy.random import default_rng
 
 from tidsram.estate.types import Criticality
 from tidsram.outcome import Reason
 from tidsram.schedule.estimate import (
+    AFTER_STEP,
     ENOUGH,
     FAST_NS,
     FAST_RUNS,
     GUARD,
+    SOME,
+    STEP_OVER,
     STEP_UNDER_RUNS,
     UNCALIBRATED,
     UNCALIBRATED_RUNS,
@@ -42,15 +46,57 @@ def test_few_runs_are_uncalibrated():
     assert not estimate.calibrated
 
 
-def test_disturbed_start_is_forgotten_after_ten_runs():
-    """While uncalibrated, the newest ten runs count, warm-up included."""
-    estimate = Estimate(0.99, [2 * MS, 90 * MS, 2 * MS])
+def test_disturbed_start_is_forgotten_after_some_runs():
+    """Of five the largest is not believed alone; two such are, until ten came after them."""
+    once = Estimate(0.99, [2 * MS, 90 * MS, 2 * MS])
+    twice = Estimate(0.99, [2 * MS, 90 * MS, 90 * MS])
 
     for n in range(UNCALIBRATED_RUNS):
-        assert n == 9 or estimate.upper_ns == 135 * MS
-        estimate.observe(n * STEP_NS, 2 * MS)
+        assert once.upper_ns == (135 * MS if n < SOME - 3 else 3 * MS)
+        assert n >= UNCALIBRATED_RUNS - 1 or twice.upper_ns == 135 * MS
+        once.observe(n * STEP_NS, 2 * MS)
+        twice.observe(n * STEP_NS, 2 * MS)
 
-    assert estimate.upper_ns == 3 * MS
+    assert once.upper_ns == twice.upper_ns == 3 * MS
+
+
+def test_a_step_is_followed_and_counted_within_eight_runs():
+    """Twice as long from one run to the next: at 90 % the window alone would take 26."""
+    before = [1 * MS] * 200
+    unaware, _ = seen(*before, *[2 * MS] * 3, objective=0.9)
+    aware, _ = seen(*before, *[2 * MS] * STEP_OVER, objective=0.9)
+
+    assert unaware.upper_ns < 2 * MS
+    assert aware.upper_ns >= 2 * MS
+    assert (unaware.steps, aware.steps) == (0, 1)
+
+
+def test_a_step_back_is_followed_within_32_runs():
+    """Half as long: what was long is forgotten, and the lane is not underrated for a window."""
+    slow, _ = seen(*[2 * MS] * 200, *[1 * MS] * (STEP_UNDER_RUNS - 1))
+    healed, _ = seen(*[2 * MS] * 200, *[1 * MS] * STEP_UNDER_RUNS)
+
+    assert slow.upper_ns >= 2 * MS
+    assert healed.upper_ns <= 1 * MS * AFTER_STEP
+    assert healed.steps == 1
+
+
+def test_a_run_held_up_within_a_step_does_not_stand_for_it():
+    """Four slow runs are a step; that one of them took ten times as long is not."""
+    estimate, _ = seen(*[1 * MS] * 200, 2 * MS, 20 * MS, 2 * MS, 2 * MS, objective=0.9)
+
+    assert estimate.steps == 1
+    assert 2 * MS <= estimate.upper_ns <= 2 * MS * AFTER_STEP + 1
+
+
+def test_noise_is_no_step():
+    """Ten thousand normal runs with 5 %, then with a heavy tail: no alarm."""
+    rng = default_rng(4)
+    normal = (MS * (1 + 0.05 * rng.standard_normal(10_000))).astype(int).tolist()
+    heavy = (MS * (1 + 0.02 * rng.pareto(2.5, 10_000))).astype(int).tolist()
+
+    assert seen(*normal)[0].steps == 0
+    assert seen(*heavy)[0].steps == 0
 
 
 def test_enough_runs_speak_for_themselves():
