@@ -16,6 +16,7 @@ BENCHES = [
     (["bench.overload", "--model", "steady"], ["--seconds", "3", "--repeats", "1"]),
     (["bench.overload_sim"], ["--seconds", "20"]),
     (["bench.pressure.grid"], ["--quick"]),
+    (["bench.pressure.live"], ["--quick"]),
     (["bench.node"], ["--starts", "3", "--idle-seconds", "5", "--faults", "2"]),
 ]
 

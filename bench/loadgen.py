@@ -90,6 +90,7 @@ class Run:
     done: Ints
     status: Ints
     shares: dict[str, float]
+    replies: Sequence[bytes] = ()  # whole, where they were to be kept; empty where none came
 
     def report(self, budget_ns: int) -> dict[str, float | int | None]:
         """Count outcomes as the asker sees them; percentiles only where the sample allows one."""
@@ -150,13 +151,20 @@ def show(value: float | None, digits: int = 0) -> str:
 
 
 def open_loop(
-    address: str, request: bytes, offsets_ns: Ints, *, most_connections: int = 256
+    address: str,
+    request: bytes | Sequence[bytes],
+    offsets_ns: Ints,
+    *,
+    most_connections: int = 256,
+    keep_replies: bool = False,
 ) -> Run:
-    """Send `request` at each offset from now on and wait for what comes back.
+    """Send `request`, or one for each offset, at each offset from now on; wait for the replies.
 
     With all offsets zero and few connections this is a saturated closed loop.
     """
-    return _Asker(address, request, offsets_ns, most_connections).run()
+    requests = [request] * len(offsets_ns) if isinstance(request, bytes) else request
+    replies = [b""] * len(offsets_ns) if keep_replies else []
+    return _Asker(address, requests, offsets_ns, most_connections, replies).run()
 
 
 class _Connection:
@@ -170,9 +178,16 @@ class _Connection:
 
 
 class _Asker:
-    def __init__(self, address: str, request: bytes, offsets: Ints, most: int) -> None:
-        self._address, self._request, self._most = address, memoryview(request), most
-        self._offsets = offsets
+    def __init__(
+        self,
+        address: str,
+        requests: Sequence[bytes],
+        offsets: Ints,
+        most: int,
+        replies: list[bytes],
+    ) -> None:
+        self._address, self._requests, self._most = address, requests, most
+        self._offsets, self._replies = offsets, replies
         count = len(offsets)
         self._sent, self._done, self._status = [0] * count, [0] * count, [0] * count
         self._open_requests = count
@@ -205,6 +220,7 @@ class _Asker:
             np.array(self._done, np.int64),
             np.array(self._status, np.int64),
             shares,
+            self._replies,
         )
 
     def _connect(self) -> _Connection:
@@ -216,7 +232,7 @@ class _Asker:
 
     def _send(self, index: int) -> None:
         connection = self._idle.pop() if self._idle else self._connect()
-        connection.index, connection.unsent = index, self._request
+        connection.index, connection.unsent = index, memoryview(self._requests[index])
         self._sent[index] = time.monotonic_ns()
         self._push(connection)
         if connection.unsent:
@@ -263,6 +279,8 @@ class _Asker:
         size = _reply_size(reply)
         if not size or len(reply) < size:
             return
+        if self._replies:
+            self._replies[connection.index] = reply
         self._end(connection, int(reply[9:12]), now_ns)
         connection.reply = b""
         if _CLOSE.search(reply, 0, size):

@@ -1,7 +1,8 @@
 """The models of the measurements, made or copied into bench/out.
 
 `tiny` and `mid` are two layers; `shufflenet` brings 600 KB a question; `steady` runs about as long
-on 1 KB, so that it shows the scheduling without the cost of large bodies.
+on 1 KB, so that it shows the scheduling without the cost of large bodies, and `steady-half` half as
+long on the same.
 """
 
 import shutil
@@ -43,8 +44,8 @@ def make(name: str) -> Model:
         shutil.copyfile(light, path)
         names = ("gpu_0/data_0", "gpu_0/softmax_1")
         shapes: tuple[tuple[int, ...], ...] = ((1, 3, 224, 224), (1, 1000))
-    elif name == "steady":
-        _save_steady(path, rng)
+    elif name in ("steady", "steady-half"):
+        _save_steady(path, rng, LAYERS if name == "steady" else LAYERS // 2)
         names, shapes = ("x", "y"), ((1, WIDTH), (1, WIDTH))
     else:
         sizes = {"tiny": (30, 64, 2), "mid": (3072, 256, 10)}[name]
@@ -72,19 +73,19 @@ def session(path: Path) -> Session:
     return opened
 
 
-def _save_steady(path: Path, rng: np.random.Generator) -> None:
+def _save_steady(path: Path, rng: np.random.Generator, layers: int) -> None:
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
-    shapes = {"rows": (ROWS, WIDTH)} | {f"w{layer}": (WIDTH, WIDTH) for layer in range(LAYERS)}
+    shapes = {"rows": (ROWS, WIDTH)} | {f"w{layer}": (WIDTH, WIDTH) for layer in range(layers)}
     weights = [
         numpy_helper.from_array((rng.standard_normal(shape) / 12).astype(np.float32), name)
         for name, shape in shapes.items()
     ]
     nodes = [helper.make_node("Add", ["x", "rows"], ["h0"])]
-    for layer in range(LAYERS):
+    for layer in range(layers):
         nodes.append(helper.make_node("MatMul", [f"h{layer}", f"w{layer}"], [f"m{layer}"]))
         nodes.append(helper.make_node("Relu", [f"m{layer}"], [f"h{layer + 1}"]))
-    nodes.append(helper.make_node("ReduceMean", [f"h{LAYERS}"], ["y"], axes=[0], keepdims=1))
+    nodes.append(helper.make_node("ReduceMean", [f"h{layers}"], ["y"], axes=[0], keepdims=1))
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, WIDTH])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, WIDTH])
     graph = helper.make_graph(nodes, "steady", [x], [y], weights)

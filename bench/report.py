@@ -31,7 +31,8 @@ Result = Mapping[str, Any]
 
 def main() -> None:
     """Write a section and a plot for every result that exists."""
-    from bench.pressure.report import pressure_grid  # its tables are made by this module
+    # Their tables are made by this module.
+    from bench.pressure.report import pressure_grid, pressure_live
 
     PLOTS.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Callable[[Result], str]] = {
@@ -40,6 +41,7 @@ def main() -> None:
         "overload-steady": overload,
         "overload_sim": overload_sim,
         "pressure_grid": pressure_grid,
+        "pressure_live": pressure_live,
         "node": node,
     }
     for name, section in sections.items():

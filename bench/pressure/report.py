@@ -1,4 +1,4 @@
-"""The grid's part of docs/benchmarks.md: tables by load, by arrivals and by mechanism, one plot."""
+"""What docs/benchmarks.md says of the budget under pressure: the grid with its plot, and live."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.pressure import grid
+from bench.pressure import grid, live
 from bench.report import INK, OURS, PEER, save, table
 
 PLOT = "pressure-grid"
@@ -63,9 +63,125 @@ def pressure_grid(result: Result) -> str:
             *_mechanisms(result),
             *_ablations(result),
             *_judging(result),
-            _provenance(result),
+            _provenance(result, f"{result['cpu_s']:.0f} s of CPU time"),
         ]
     )
+
+
+def pressure_live(result: Result) -> str:
+    """Show the same pressure on real servers, and how far the simulation agrees."""
+    full_us, half_us = result["run_us"]
+    return "\n".join(
+        [
+            "## Under pressure, live",
+            "",
+            f"Two decisions on one core. S is one saturated run through our node, {full_us:.0f} µs",
+            f"(afterwards {result['run_us_afterwards']:.0f}); load counts runs of S. `tight` is",
+            "critical with a budget of 5 S, `loose` standard with 30 S; half of the work is",
+            "`tight`'s, at load 2.0 a quarter. On our node both have a second variant",
+            f"({half_us:.0f} µs, 0.9 right) and `tight` declares its arrivals. Open loop,",
+            "from the intended instant at the asker; in each round everybody meets the same",
+            f"questions, {result['seconds']:g} s of them, {result['repeats']} rounds in changing",
+            "order: median (lowest–highest).",
+            "",
+            *(f"- {live.POLICIES[name]}: {words}." for name, words in result["settings"].items()),
+            "",
+            "Triton cannot preempt a run, and two instances share the core by time slices. FIFO",
+            "and Triton are one server in two settings. Triton admits everybody; what its queue",
+            "timeout refuses counts as evicted before the deadline and as missed after it, and",
+            "whatever it runs it answers, so late of answered is the part of its runs wasted.",
+            "Refused: from the intended instant to a refusal at arrival.",
+            "",
+            *_live_cells(result["rows"]),
+            *_agreement(result["rows"]),
+            *_live_beside(result["beside"]),
+            f"Stolen time, at most in a cell: {_most(result, 'steal'):.2%}; the asker's own",
+            f"lateness p99, at most: {_most(result, 'own_lateness_p99_us'):.0f} µs.",
+            _provenance(result, f"{result['others_busy']:.1%} busy before the run"),
+        ]
+    )
+
+
+def _live_cells(rows: Iterable[Result]) -> list[str]:
+    lines = [
+        [
+            row["arrivals"],
+            f"{row['load']}",
+            row["policy"],
+            name,
+            _spread(kind["goodput"]),
+            *(_middle(kind[f"{figure}_of_admitted"]) for figure in ("missed", "evicted")),
+            _middle(kind["late_of_answered"]),
+            " / ".join(_middle_ms(kind[f"notice_{p}_us"]) for p in ("p50", "p99")),
+            " / ".join(_ms(kind[f"refused_after_{p}_us"]) for p in ("p50", "p99")),
+            _middle(kind["longest_without"], 0),
+            _middle(kind["accuracy"], 3),
+        ]
+        for row in rows
+        for name, kind in row["kinds"].items()
+    ]
+    head = ["arrivals", "load", "policy", "questions", "in time", "missed of admitted"]
+    head += ["evicted of admitted", "late of answered", "notice p50 / p99, ms"]
+    head += ["refused p50 / p99, ms", "longest run without", "accuracy"]
+    return [table(head, lines), ""]
+
+
+def _agreement(rows: Iterable[Result]) -> list[str]:
+    lines = [
+        [
+            row["arrivals"],
+            f"{row['load']}",
+            name,
+            _spread(kind["goodput"]),
+            _spread(row["simulated"][name]["goodput"]),
+            _spread(row["live_minus_simulated"][name], "+"),
+        ]
+        for row in rows
+        if "simulated" in row
+        for name, kind in row["kinds"].items()
+    ]
+    return [
+        "How far simulation and live agree, ours: the simulation plays the same instants, with run",
+        "times drawn from those measured in the round. In time ÷ offered:",
+        "",
+        table(["arrivals", "load", "questions", "live", "simulated", "live − simulated"], lines),
+        "",
+    ]
+
+
+def _live_beside(pairs: Iterable[Result]) -> list[str]:
+    lines = [
+        [
+            pair["arrivals"],
+            f"{pair['load']}, of which critical {pair['load'] * pair['critical_share']:g}",
+            *(_spread(pair[key]) for key in ("alone", "beside")),
+            _spread(pair["difference"], "+"),
+        ]
+        for pair in pairs
+    ]
+    return [
+        "Critical questions alone on our node, and the same ones beside standard questions:",
+        "",
+        table(["arrivals", "load", "alone", "beside", "difference"], lines),
+        "",
+    ]
+
+
+def _spread(spread: Result, sign: str = "") -> str:
+    middle, low, high = (f"{spread[key]:{sign}.3f}" for key in ("median", "low", "high"))
+    return f"{middle} ({low}–{high})"
+
+
+def _middle(spread: Result | None, digits: int = 4) -> str:
+    return "–" if spread is None else f"{spread['median']:.{digits}f}"
+
+
+def _middle_ms(spread: Result | None) -> str:
+    return _ms(None if spread is None else spread["median"])
+
+
+def _most(result: Result, figure: str) -> float:
+    return max(row[figure] or 0 for row in result["rows"])
 
 
 def _by_load(result: Result, arrivals: str) -> list[str]:
@@ -280,14 +396,11 @@ def _ms(us: float | None) -> str:
     return "–" if us is None else f"{us / 1e3:.1f}"
 
 
-def _provenance(result: Result) -> str:
+def _provenance(result: Result, besides: str) -> str:
     facts = ", ".join(
         fact if name == "cpu" else f"{name} {fact}" for name, fact in result["machine"].items()
     )
-    return (
-        f"{result['date']}; {facts}; {result['cpu_s']:.0f} s of CPU time. "
-        f"Command: `{result['command']}`."
-    )
+    return f"{result['date']}; {facts}; {besides}. Command: `{result['command']}`."
 
 
 def _plot(cells: Sequence[Result]) -> None:

@@ -100,6 +100,24 @@ def test_latency_counts_from_the_intended_instant_when_the_pool_is_full(serve):
     assert all(latencies >= np.array([20, 40, 60]) * MS)
 
 
+def test_each_question_can_be_another_and_keep_its_reply(serve):
+    """The server sends back what it got; each reply stands in the place of its question."""
+
+    def echo(sock):
+        while True:
+            asked = receive_reply(sock)
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(asked), asked))
+
+    questions = [request(size) for size in (1, 2, 3)]
+    address, offsets = serve(echo), np.zeros(3, np.int64)
+
+    kept = open_loop(address, questions, offsets, keep_replies=True)
+    thrown_away = open_loop(address, questions, offsets)
+
+    assert [reply.partition(b"\r\n\r\n")[2] for reply in kept.replies] == questions
+    assert thrown_away.replies == []
+
+
 def test_a_slow_server_does_not_slow_the_load(serve):
     """Answers take 30 ms, questions are due every 2 ms: all are sent before the first answer."""
 

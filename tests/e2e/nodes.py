@@ -255,6 +255,11 @@ class Node:
         self.tcp = (host, int(port))
         return self
 
+    def wait_calm(self) -> "Node":
+        """Wait until nothing is loaded any more: each decision has its spare or cannot."""
+        eventually(lambda: "spare worker" in self.told(), "spares")
+        return self
+
     def is_ready(self) -> bool:
         """Whether /v2/health/ready says so. AssertionError when the node is not there any more."""
         assert self.process.poll() is None, self.told()
@@ -287,9 +292,9 @@ class Node:
         """Return the sum of a metric's samples that have these labels."""
         total = 0.0
         for line in self.ask(get("/metrics")).body.decode().splitlines():
-            found = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line)
+            found = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
             if found and found[1] == name:
-                has = dict(re.findall(r'(\w+)="([^"]*)"', found[2]))
+                has = dict(re.findall(r'(\w+)="([^"]*)"', found[2] or ""))
                 if has | labels == has:
                     total += float(found[3])
         return total

@@ -56,6 +56,38 @@ def slow(rounds_at_least: int) -> bytes:
     return _file(nodes, inputs, [value("y", F32, [1, 4])], weights)
 
 
+def stubborn() -> bytes:
+    """Return y = x [1, 4], after one operator that takes as long as `side` [1] says.
+
+    It multiplies two square matrices of whole numbers, and no abort takes effect within.
+    """
+    one = helper.make_tensor("one", TensorProto.INT32, [1], [1])
+    nodes = [
+        node("Concat", ["side", "side"], ["shape"], axis=0),
+        node("ConstantOfShape", ["shape"], ["square"], value=one),
+        node("MatMul", ["square", "square"], ["product"]),
+        node("ReduceMin", ["product"], ["least"], keepdims=0),
+        node("Sub", ["least", "least"], ["nothing"]),
+        node("Cast", ["nothing"], ["zero"], to=F32),
+        node("Add", ["x", "zero"], ["y"]),
+    ]
+    inputs = [value("x", F32, [1, 4]), value("side", I64, [1])]
+    return _file(nodes, inputs, [value("y", F32, [1, 4])], {})
+
+
+def hungry() -> bytes:
+    """Return y = x [1, 4], after taking memory for `count` [1] numbers, which the runtime keeps."""
+    one = helper.make_tensor("one", F32, [1], [1.0])
+    nodes = [
+        node("ConstantOfShape", ["count"], ["many"], value=one),
+        node("ReduceMin", ["many"], ["least"], keepdims=0),
+        node("Sub", ["least", "least"], ["zero"]),
+        node("Add", ["x", "zero"], ["y"]),
+    ]
+    inputs = [value("x", F32, [1, 4]), value("count", I64, [1])]
+    return _file(nodes, inputs, [value("y", F32, [1, 4])], {})
+
+
 def large_answer(megabytes: int) -> bytes:
     """Return y = the one number x, repeated until it is as long as told."""
     count = np.array([megabytes << 18])

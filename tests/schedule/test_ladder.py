@@ -1,10 +1,12 @@
 """The ladder: the most accurate variant that keeps every promise, down at once and up calmly."""
 
 import numpy as np
+from msgspec.structs import replace
 
 from tidsram.outcome import Reason
+from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.events import Probe, Start
-from tidsram.schedule.scheduler import PROBE_AFTER_NS, Policy
+from tidsram.schedule.scheduler import PROBE_AFTER_NS, Policy, Scheduler
 from tidsram.simulate.arrivals import poisson
 from tidsram.simulate.run import Node, Questions, run
 from tidsram.simulate.script import Slower
@@ -120,3 +122,36 @@ def test_accuracy_comes_back_after_a_slow_spell_in_simulation():
     assert max(best[6:10]) < 0.8
     assert min(best[14:]) > 0.9
     assert played.in_time / played.offered > 0.9
+
+
+def test_a_spoilt_bound_of_the_fastest_heals_in_simulation():
+    """Its warm-up was disturbed; in need it runs all the same, and a second later is known."""
+    rng = np.random.default_rng(5)
+    arrivals_ns = poisson(rng, 1.2 / 2.2e-3, 10 * SECOND)
+    asked = Questions(decision="a", arrivals_ns=arrivals_ns, budget_ns=11 * MS)
+    good = Node(policies=[Policy("a")], rungs={"a": (1.0, 0.5)}, warm_up_ns={"a": [2_200_000] * 10})
+    spoilt = replace(good, scheduler=Spoilt)
+
+    undisturbed = run(good, [asked], {"a": 2_200_000}).asked
+    disturbed = run(spoilt, [asked], {"a": 2_200_000}).asked
+
+    later = arrivals_ns > SECOND
+    assert disturbed.answered[later].mean() > undisturbed.answered[later].mean() - 0.01
+
+
+class Spoilt(Scheduler):
+    """All warm-up runs of the faster variant took 8 ms."""
+
+    def worker_ready(self, now_ns, decision, lane, warm_up_ns):
+        return super().worker_ready(now_ns, decision, lane, [warm_up_ns[0], [8 * MS] * 10])
+
+
+def test_a_variant_that_is_hardly_known_is_measured_on_an_idle_lane():
+    """Warm-up runs are few: probes make it known before it is needed."""
+    node = Shell(Policy("a"), estimate=Estimate)
+    node.ready("a", *[20 * MS] * 10, faster_ns=[10 * MS])
+    node.now_ns = SECOND
+    node.ask("a", 100 * MS)
+    node.now_ns += 20 * MS
+
+    assert node.end(0, started_ns=SECOND) == [Probe("a", 0, rung=1)]

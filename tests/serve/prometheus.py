@@ -4,7 +4,7 @@ import re
 
 _NAME = r"[a-z][a-z0-9_]*"
 _COMMENT = re.compile(rf"# (HELP|TYPE) ({_NAME}) (\S.*)")
-_SAMPLE = re.compile(rf'({_NAME})\{{((?:{_NAME}="[^"\\\n]*",?)+)\}} ([0-9.e+-]+|\+Inf)')
+_SAMPLE = re.compile(rf'({_NAME})(?:\{{((?:{_NAME}="[^"\\\n]*",?)+)\}})? ([0-9.e+-]+|\+Inf)')
 _LABEL = re.compile(rf'({_NAME})="([^"]*)"')
 _PARTS = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -38,7 +38,7 @@ def read(text: bytes) -> dict[str, dict[Labels, float]]:
         # A counter's family is named with its _total; the others' samples extend the name.
         stem = family.removesuffix("_total") if kinds[family] == "counter" else family
         assert name in {stem + end for end in ends}, f"{name} stands under {family}"
-        key = tuple(_LABEL.findall(labels))
+        key = tuple(_LABEL.findall(labels or ""))
         assert key not in samples.setdefault(name, {}), line
         samples[name][key] = float(value)
     for family, kind in kinds.items():

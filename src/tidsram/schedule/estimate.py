@@ -27,7 +27,9 @@ MEAN_GUARD = 1.02  # the mean's error is far smaller, but does not average out o
 UNCALIBRATED = 1.5
 STEP_RUNS = 8  # of these newest, so many over the bound, or
 STEP_OVER = 4
-STEP_UNDER_RUNS = 32  # so many in a row well under the median: a step, not the tail
+STEP_ABOVE_RUNS = 12  # so many in a row well above the median, or
+STEP_ABOVE = 1.25
+STEP_UNDER_RUNS = 32  # so many well under it: a step, not the tail
 STEP_UNDER = 0.8
 AFTER_STEP = 1.15  # the few runs since the step, and so much more
 SOME = 5  # runs from which on the largest alone is not believed
@@ -50,7 +52,7 @@ class Estimate:
         self._runs = 0
         self._inflate = UNCALIBRATED
         self._over = 0  # the newest runs, a bit each: 1 for over the bound
-        self._under = 0  # the newest runs in a row well under the median
+        self._above = self._under = 0  # the newest runs in a row well above, under the median
         self.steps = 0  # alarms so far: the service time has changed at once
         self.upper_ns = ceil(max(warm_up_ns) * UNCALIBRATED)
         self.typical_ns = sorted(warm_up_ns)[len(warm_up_ns) // 2]
@@ -67,7 +69,9 @@ class Estimate:
         self.newest_ns = now_ns
         over = service_ns > self.upper_ns
         self._over = (self._over << 1 | over) & ((1 << STEP_RUNS) - 1)
+        above = self.calibrated and service_ns > self.typical_ns * STEP_ABOVE
         under = self.calibrated and service_ns < self.typical_ns * STEP_UNDER
+        self._above = self._above + 1 if above else 0
         self._under = self._under + 1 if under else 0
         self._runs += 1
         self._first.append(service_ns)
@@ -78,6 +82,8 @@ class Estimate:
         self._add_slow(now_ns, service_ns)
         if over and self.calibrated and self._over.bit_count() >= STEP_OVER:
             self._stepped(STEP_RUNS)
+        elif self._above >= STEP_ABOVE_RUNS:
+            self._stepped(STEP_ABOVE_RUNS)
         elif self._under >= STEP_UNDER_RUNS:
             self._stepped(STEP_UNDER_RUNS)
         self.refresh(now_ns)
@@ -102,6 +108,7 @@ class Estimate:
             self._settle(sum(newest) // len(newest), bound_ns)
         else:
             few = sorted(self._first)
+            self.typical_ns = few[len(few) // 2]
             # A run that the machine held up is not believed alone here either.
             largest_ns = few[-2] if len(few) >= SOME else few[-1]
             self.upper_ns = self.mean_ns = ceil(largest_ns * self._inflate)
@@ -124,8 +131,7 @@ class Estimate:
         self._slow.clear()
         self._slow_sum = [0] * BUCKETS
         self._runs, self._inflate = len(times_ns), AFTER_STEP
-        self._over = self._under = 0
-        self.typical_ns = sorted(times_ns)[len(times_ns) // 2]
+        self._over = self._above = self._under = 0
 
     def _bound_ns(self, ordered: Sequence[int]) -> int:
         # The largest is never believed alone: one hiccup must not refuse for ten seconds.

@@ -23,7 +23,17 @@ def pick_variant(
         rung, estimate = worker.ladder[place]
         if _keeps_all(queue, opening, placed, estimate):
             return place, rung, estimate
-    return last, worker.rung_of(worker.fastest), worker.fastest
+    # In need the one that is mostly fastest runs, also where a few long runs have spoilt its
+    # bound; and the last one while little is known of it, for the ladder's order says that it is.
+    # Nothing else would ever set right what a disturbed start has taught.
+    rung, estimate = worker.ladder[last]
+    if estimate.calibrated:
+        rung, estimate = min(worker.ladder, key=_typical_ns)
+    return last, rung, estimate
+
+
+def _typical_ns(variant: tuple[int, Estimate]) -> int:
+    return variant[1].typical_ns
 
 
 def _keeps_all(queue: Sequence[Placed], opening: Opening, first: Placed, by: Estimate) -> bool:

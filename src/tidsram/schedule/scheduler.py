@@ -46,6 +46,7 @@ KILL_GRACE_NS = 10 * MS
 ASIDE_BOUNDS = 2  # a run past so many of its bounds, and
 ASIDE_NS = MS  # as much again as a busy machine may take, no longer holds others up
 PROBE_AFTER_NS = SECOND  # evidence older than this, on an idle worker, is measured anew
+PROBE_SOON_NS = 100 * MS  # and this, of a variant that is hardly known yet
 PROBE_FOR_NS = FAST_NS  # by then no run from before is left in the estimate's window
 LEAST_LEFT = WHOLE // 16  # of the lane beside declared higher work, however much is declared
 LOWEST = len(Criticality) - 1
@@ -526,17 +527,20 @@ class Scheduler:
                 self._deck_began(now_ns, level.running, actions)
         self._forget(placed)
         self._dispatch(now_ns, lane, actions)
-        if worker.place:
-            self._look_up(now_ns, placed, actions)
+        if len(worker.ladder) > 1:
+            self._look_around(now_ns, placed, actions)
         return actions
 
-    def _look_up(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
-        """Measure a more accurate variant anew where old evidence kept it from being chosen."""
+    def _look_around(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
+        """On an idle lane, measure a variant that old or little evidence keeps out."""
         worker, job = placed.worker, placed.job
         if job.job_id < 0 or self._lanes[worker.lane].busy():
             return
-        for rung, estimate in worker.ladder[: worker.place]:
-            if estimate.newest_ns < now_ns - PROBE_AFTER_NS:
+        for place, (rung, estimate) in enumerate(worker.ladder):
+            kept_out = estimate.calibrated and place < worker.place
+            age_ns = now_ns - estimate.newest_ns
+            unknown = not estimate.calibrated and age_ns > PROBE_SOON_NS
+            if unknown or (kept_out and age_ns > PROBE_AFTER_NS):
                 due_ns = now_ns + job.due_ns - job.arrival_ns
                 wanted = Job(0, job.decision, now_ns, due_ns, due_ns)
                 self._probe(now_ns, wanted, worker, rung, actions)

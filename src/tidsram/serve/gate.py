@@ -1052,9 +1052,11 @@ async def _main(control: socket.socket) -> None:
 
 def main() -> None:
     """Run the gate's life on the loop that uvloop makes."""
-    machine.die_with_parent()
-    machine.be_nice(machine.GATE_NICE)
     control = socket.socket(fileno=int(sys.argv[1]))
+    machine.die_with_parent(control)
+    machine.be_nice(machine.GATE_NICE)
+    machine.open_many_files()
+    machine.lock_memory()
     uvloop.run(_main(control))
 
 

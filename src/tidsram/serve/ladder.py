@@ -44,8 +44,8 @@ class Ladder:
         self._spec, self._top = load.spec, load.models[0].name
         self._refused: list[tuple[Model, ModelRefused]] = []
         self.rungs: dict[int, Rung] = {}
-        self._hurry = machine.may_hurry()
-        # Loading takes no time from running decisions, warming up is measured undisturbed.
+        self._hurry = machine.may_hurry() and not load.at_leisure
+        # Loading takes no time from other loads, warming up is measured undisturbed.
         self._be_nice(machine.LOADING_NICE)
         inspected = list(self._inspect(model_fds))
         for model, model_fd, spec in inspected:

@@ -4,8 +4,12 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
+import select
 import signal
+import socket
 import struct
+import sys
 from collections.abc import Iterable
 
 from tidsram.estate.types import Criticality
@@ -16,19 +20,35 @@ _CLOCK_MONOTONIC = 1
 _TFD_NONBLOCK = 0o4000
 _TFD_CLOEXEC = 0o2000000
 _TFD_TIMER_ABSTIME = 1
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _ITIMERSPEC = struct.Struct("=qqqq")
+
+_CAP_IPC_LOCK = 1 << 14
 
 FIFO_PRIORITY = {Criticality.CRITICAL: 20, Criticality.STANDARD: 10}
 FIFO_GATE = 30  # only where it has no core of its own
-NICE = {Criticality.CRITICAL: -20, Criticality.STANDARD: 0}
+NICE = {Criticality.CRITICAL: -20, Criticality.STANDARD: 0, Criticality.BEST_EFFORT: 19}
 GATE_NICE = -20
 LOADING_NICE = 10
 WARM_UP_NICE = -20
+RELOAD_NICE = 0  # a worker that is missed, on cores that no lane has
+LEISURE_NICE = 10  # a spare there, or a worker that is missed on a lane's own core
+OOM_SCORE = {Criticality.CRITICAL: 200, Criticality.STANDARD: 400, Criticality.BEST_EFFORT: 800}
+OOM_SPARE = 900  # nobody waits for it; what runs in the background goes before (1000)
+LEFTOVER_NICE = 19  # a spare on a lane's own core
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however that happens."""
+def die_with_parent(control: socket.socket | None = None) -> None:
+    """Ask the kernel to end this process when its parent ends, however that happens.
+
+    A parent that holds the other end of `control` may have ended before the kernel was asked.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if control is not None:
+        hung_up = select.poll()
+        hung_up.register(control, 0)
+        if hung_up.poll(0):
+            sys.exit(1)
 
 
 def pin(cores: Iterable[int]) -> None:
@@ -37,7 +57,24 @@ def pin(cores: Iterable[int]) -> None:
 
 
 def be_nice(value: int) -> bool:
-    """Set the nice value of this process; False where the privilege is missing."""
+    """Set the nice value of this process; False where the privilege is missing.
+
+    Its session goes before others too, but never after them: a start is not to wait for the rest
+    of the machine.
+    """
+    if not _set_nice(value):
+        return False
+    weigh_session(os.getpid(), min(value, 0))
+    return True
+
+
+def may_hurry() -> bool:
+    """Whether this process may lower its nice value; it is left as it was."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    return _set_nice(before - 1) and _set_nice(before)
+
+
+def _set_nice(value: int) -> bool:
     try:
         os.setpriority(os.PRIO_PROCESS, 0, value)
     except PermissionError:
@@ -45,10 +82,21 @@ def be_nice(value: int) -> bool:
     return True
 
 
-def may_hurry() -> bool:
-    """Whether this process may lower its nice value; it is left as it was."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    return be_nice(before - 1) and be_nice(before)
+def weigh_session(pid: int, value: int) -> bool:
+    """Give a process's whole session a nice value; False: to be tried again in a tenth of a second.
+
+    Where the kernel shares cores among sessions first (autogroup, on by default), nice values and
+    SCHED_IDLE count within a session only: measured, an idle process got half a core. A session
+    that others share is left alone.
+    """
+    try:
+        if os.getsid(pid) == pid:
+            _write(f"/proc/{pid}/autogroup", str(value))
+    except BlockingIOError:  # without CAP_SYS_ADMIN, one change at a time
+        return False
+    except OSError:  # ended, not allowed, or a kernel without such groups
+        return True
+    return True
 
 
 def set_class(pid: int, criticality: Criticality, *, fifo: bool) -> bool:
@@ -73,10 +121,64 @@ def set_class(pid: int, criticality: Criticality, *, fifo: bool) -> bool:
     return True
 
 
+def put_to_load(pid: int, cores: Iterable[int], nice: int) -> None:
+    """Let a process that was just started load where and when it delays no decision."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(pid, cores)
+    if may_hurry():  # else there is no way back
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, pid, nice)
+    weigh_session(pid, nice)
+
+
+def bring_to_lane(pid: int, cores: Iterable[int], tickets_thread: int) -> None:
+    """Give a lane's cores to all of a warm worker's threads but the one that takes tickets."""
+    with contextlib.suppress(OSError):  # it has just ended
+        for thread in _threads(pid):
+            if thread != tickets_thread:
+                os.sched_setaffinity(thread, cores)
+        os.setpriority(os.PRIO_PROCESS, tickets_thread, WARM_UP_NICE)
+
+
+def give_up_early(pid: int, score: int) -> None:
+    """Let the kernel kill this process before those with a lower score when memory runs out."""
+    with contextlib.suppress(OSError):
+        _write(f"/proc/{pid}/oom_score_adj", str(score))
+
+
+def lock_memory() -> bool:
+    """Keep this process's memory from being paged out; False where it is not allowed.
+
+    Pages are locked as they are used: memory that is only reserved, as arenas and stacks are, costs
+    nothing. Under a limit, what comes later is left out: it would be refused instead.
+    """
+    flags = _MCL_CURRENT | _MCL_ONFAULT | (_MCL_FUTURE if _may_lock_all() else 0)
+    return bool(_libc.mlockall(flags) == 0)
+
+
+def _may_lock_all() -> bool:
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        return True
+    with open("/proc/self/status") as status:  # noqa: PTH123
+        (effective,) = (line.split()[1] for line in status if line.startswith("CapEff:"))
+    return bool(int(effective, 16) & _CAP_IPC_LOCK)
+
+
+def open_many_files() -> int:
+    """Raise this process's limit on open files as far as it may; return it."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
+
+
 def put_first(pid: int) -> bool:
-    """Let the gate go before the workers on a core they share; False where not allowed."""
+    """Let a process go before the workers on a core they share; False where not allowed.
+
+    What it starts does not inherit that.
+    """
     try:
-        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(FIFO_GATE))
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(pid, policy, os.sched_param(FIFO_GATE))
     except PermissionError:
         return False
     return True
@@ -85,8 +187,11 @@ def put_first(pid: int) -> bool:
 def _lane_threads(pid: int) -> list[int]:
     """Return the threads that have the main thread's cores: not the one that takes tickets."""
     cores = os.sched_getaffinity(pid)
-    threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208
-    return [pid] + [t for t in threads if t != pid and os.sched_getaffinity(t) == cores]
+    return [pid] + [t for t in _threads(pid) if t != pid and os.sched_getaffinity(t) == cores]
+
+
+def _threads(pid: int) -> list[int]:
+    return [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208
 
 
 def is_runnable(pid: int) -> bool:
@@ -105,6 +210,11 @@ def cpu_ns(pid: int) -> int:
             return int(stat.read().split()[0])
     except OSError:
         return 0
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:  # noqa: PTH123 - as above
+        file.write(text)
 
 
 class DeadlineTimer:

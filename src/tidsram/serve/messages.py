@@ -38,6 +38,7 @@ class Load(Struct, frozen=True, tag=True):
     cores: tuple[int, ...]
     housekeeping: tuple[int, ...]
     spec: ModelSpec | None  # as found before; None: inspect them
+    at_leisure: bool = False  # a node serves already: stay on the cores and in the class given
 
 
 class Loaded(Struct, frozen=True, tag=True):
@@ -74,6 +75,8 @@ class Pool(Struct, frozen=True, tag=True):
 
 class Ready(Struct, frozen=True, tag=True):
     """Worker → supervisor: the slots are mapped; jobs may come."""
+
+    tickets_thread: int  # its id; all other threads are the lane's
 
 
 class Open(Struct, frozen=True, tag=True):

@@ -1,7 +1,8 @@
 """Counters and stage histograms in shared memory: they survive the gate that fills them.
 
-One row of whole numbers per decision, then one busy counter per lane. The gate adds, the
-supervisor reads (and adds what a dead gate could not), `/metrics` renders.
+One row of whole numbers per decision, then one busy counter per lane, then what the machine did to
+the node. The gate adds to the first two, the supervisor to the last (and what a dead gate could not
+add), `/metrics` renders.
 """
 
 from bisect import bisect_right
@@ -24,6 +25,9 @@ _SUM_AT = _RUNG_AT + MAX_VARIANTS
 _HISTOGRAM_AT = _SUM_AT + len(SERIES)
 _ROW = _HISTOGRAM_AT + len(SERIES) * BUCKETS
 
+_FAULTS = tuple((process, kind) for process in ("gate", "worker") for kind in ("minor", "major"))
+_MACHINE = 1 + len(_FAULTS)  # stolen time first
+
 _GAP = len(SERIES) - 1
 
 # Where /metrics cuts its histograms: 1-2-5 from 10 µs to 10 s; gaps are looked at more closely.
@@ -41,7 +45,7 @@ _GAP_EDGES = _edges([10_000 * i for i in range(1, 21)] + [500_000, 10**6, 10**7]
 
 def metrics_bytes(decisions: int, lanes: int) -> int:
     """Return the size of the shared memory."""
-    return 8 * (decisions * _ROW + lanes)
+    return 8 * (decisions * _ROW + lanes + _MACHINE)
 
 
 class Metrics:
@@ -51,6 +55,7 @@ class Metrics:
         self._numbers = memory.cast("Q")
         self._row_of = {name: i * _ROW for i, name in enumerate(decisions)}
         self._busy_at = len(decisions) * _ROW
+        self._machine_at = self._busy_at + lanes
         self._lanes = lanes
 
     def row(self, decision: str) -> "Row":
@@ -65,6 +70,16 @@ class Metrics:
     def busy_ns(self, lane: int) -> int:
         """Return the time that the lane's workers ran since the start."""
         return self._numbers[self._busy_at + lane]
+
+    def add_steal(self, ns: int) -> None:
+        """Count time that the hypervisor gave others."""
+        self._numbers[self._machine_at] += ns
+
+    def count_faults(self, process: str, minor: int, major: int) -> None:
+        """Count page faults of the gate or of a worker."""
+        at = self._machine_at + 1 + _FAULTS.index((process, "minor"))
+        self._numbers[at] += minor
+        self._numbers[at + 1] += major
 
     def render(
         self,
@@ -130,6 +145,16 @@ class Metrics:
             *(
                 f'tidsram_lane_busy_seconds_total{{lane="{lane}"}} {self.busy_ns(lane) / 1e9:.6f}'
                 for lane in range(self._lanes)
+            ),
+            "# HELP tidsram_steal_seconds_total Time of the node's cores that others were given.",
+            "# TYPE tidsram_steal_seconds_total counter",
+            f"tidsram_steal_seconds_total {self._numbers[self._machine_at] / 1e9:.6f}",
+            "# HELP tidsram_page_faults_total Page faults while serving; major ones read a disk.",
+            "# TYPE tidsram_page_faults_total counter",
+            *(
+                f'tidsram_page_faults_total{{process="{process}",kind="{kind}"}} '
+                f"{self._numbers[at]}"
+                for at, (process, kind) in enumerate(_FAULTS, self._machine_at + 1)
             ),
         ]
         return "\n".join(lines).encode() + b"\n"

@@ -7,14 +7,11 @@ pool, so the gate stays as it is. It is never on a request's way.
 
 import asyncio
 import contextlib
-import errno
 import mmap
 import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +19,15 @@ from tidsram import clock
 from tidsram.errors import ModelRefused, NodeError
 from tidsram.estate.load import read_model
 from tidsram.estate.placement import lanes_of, warm_lanes
-from tidsram.estate.types import Criticality, Decision, Estate, Site
+from tidsram.estate.types import Criticality, Estate, Hardware, Site
 from tidsram.outcome import Reason
-from tidsram.protocol.tensors import ModelSpec
 from tidsram.protocol.wire import plan_slots
-from tidsram.serve import machine
+from tidsram.serve import machine, usage
+from tidsram.serve.children import Process, ending, pair, spawn, trusted, watch
+from tidsram.serve.doors import listen_tcp, listen_unix
+from tidsram.serve.grants import Grants
 from tidsram.serve.messages import (
+    Beat,
     Drain,
     Load,
     Loaded,
@@ -44,13 +44,19 @@ from tidsram.serve.messages import (
     send,
 )
 from tidsram.serve.metrics import Metrics, metrics_bytes
+from tidsram.serve.pools import Pooled, at_odds, is_unused, keep_as_loaded, model_memory
 from tidsram.serve.slots import count_taken
-from tidsram.units import SECOND
+from tidsram.serve.spares import Spares
+from tidsram.serve.watch import Watch, growth_limit
+from tidsram.units import SECOND, show_size
 
-RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the nth restart in a row that did not hold
-HELD_NS = SECOND  # a process that served this long has held
 LOAD_TIME_S = 120.0
 BUSY_WINDOW_S = 0.25
+LOOK_S = 1.0
+RETIRE_S = 0.05
+BEAT_S = 0.25
+BEATS_MISSED = 4  # a gate that could have answered by then is replaced
+BEATS_TO_START = 40
 BUSY_PARTS = 4  # the last second
 FIFO_BELOW = 0.8  # of the lane: beyond, the kernel's throttle would freeze it
 DRAIN_SLACK_S = 1.0
@@ -58,40 +64,6 @@ RTTIME_US = 5_000_000  # at FIFO without ever blocking: the last guard against a
 STARVED_S = 0.01  # a runnable worker that gets less than half of this is kept from stopping
 
 Say = Callable[[str], None]
-
-
-class Pooled:
-    """A decision's models, and what is known once its first worker has loaded them."""
-
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
-        self.model_fds: dict[int, int] = {}  # by rung, of the variants that are still served
-        self.left_out: set[str] = set()
-        self.message: Pool | None = None
-        self.fd = -1
-        self.spec: ModelSpec | None = None
-
-
-class Process:
-    """One child with the sockets to it, and how often it had to be started."""
-
-    def __init__(self, decision: Decision | None, lane: int) -> None:
-        self.decision, self.lane = decision, lane
-        self.popen: subprocess.Popen[bytes] | None = None
-        self.control: socket.socket | None = None
-        self.jobs: socket.socket | None = None  # the gate's ends, kept for the next gate
-        self.tickets: socket.socket | None = None
-        self.warm_up_ns: tuple[tuple[int, ...], ...] = ()
-        self.ready = False
-        self.aside = False  # in leftover time only, until the gate says otherwise
-        self.ready_ns = 0  # since when; 0 before
-        self.failures = 0
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        assert self.popen is not None
-        return self.popen.pid
 
 
 class Supervisor:
@@ -102,11 +74,18 @@ class Supervisor:
         self._cores = sorted(os.sched_getaffinity(0))
         self._lanes = lanes_of(estate, site.name, self._cores)
         taken = {core for lane in self._lanes for core in lane.cores}
-        self._housekeeping = tuple(c for c in self._cores if c not in taken) or tuple(self._cores)
-        hardware = estate.hardware.get(site.hardware)
-        self._scheduling = hardware.scheduling if hardware else "auto"
+        apart = tuple(core for core in self._cores if core not in taken)
+        self._apart, self._housekeeping = bool(apart), apart or tuple(self._cores)
+        hardware = estate.hardware.get(site.hardware, Hardware())
+        self._scheduling, self._memory_bytes = hardware.scheduling, hardware.memory_bytes
         self._pools: dict[str, Pooled] = {}
         self._workers: list[Process] = []
+        placed = warm_lanes(estate.decisions.values(), len(self._lanes))
+        for name, lanes in placed.items():
+            self._workers += [Process(estate.decisions[name], lane) for lane in lanes]
+        homes = {name: (estate.decisions[name], lanes[0]) for name, lanes in placed.items()}
+        self._spares = Spares(homes, self._lanes)
+        self._spares_told = False
         self._gate = Process(None, -1)
         self._epoch = 0
         self._listeners: list[socket.socket] = []
@@ -115,8 +94,10 @@ class Supervisor:
         self._metrics_fd = -1
         self._metrics: Metrics | None = None
         self._fifo: list[bool] = [self._scheduling != "nice"] * len(self._lanes)
-        self._granted = True
+        self._privileged = True
         self._busy: list[list[int]] = [[] for _ in self._lanes]
+        self._watch: Watch | None = None
+        self._beats = self._unanswered = 0  # unanswered: for how many beats
         self._draining = False
         self._announced = False
         self._begun_ns = clock.now_ns()
@@ -132,9 +113,12 @@ class Supervisor:
             self._make_metrics()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, self._drain)
-            self._start_workers()
+            for worker in self._workers:
+                self._start_worker(worker)
             self._start_gate()
             loop.call_later(BUSY_WINDOW_S, self._watch_lanes)
+            loop.call_later(LOOK_S, self._look)
+            self._beat()
             await self._over
         finally:
             self._stop_all()
@@ -156,7 +140,7 @@ class Supervisor:
                 raise
             self._leave_out(pooled, variant.name, f"{refusal.problem}. {refusal.remedy}")
         else:
-            pooled.model_fds[rung] = _model_memory(variant.name, data)
+            pooled.model_fds[rung] = model_memory(variant.name, data)
 
     def _leave_out(self, pooled: Pooled, variant: str, why: str) -> None:
         """Go on without a variant, whichever worker could not load it."""
@@ -171,7 +155,7 @@ class Supervisor:
 
     def _open_doors(self) -> None:
         if self._site.http:
-            listener = _listen_tcp(self._site.http)
+            listener = listen_tcp(self._site.http)
             self._listeners.append(listener)
             host, port = listener.getsockname()[:2]
             self._endpoints += (f"http://{host}:{port}",)
@@ -182,7 +166,7 @@ class Supervisor:
                 )
         path = Path(self._site.unix or Path(self._estate.state) / f"{self._site.name}.sock")
         at = self._folder / path
-        self._listeners.append(_listen_unix(at))
+        self._listeners.append(listen_unix(at))
         self._unix_path = at  # ours from here on, to be taken away at the end
         self._endpoints += (f"unix:{at}",)
 
@@ -191,14 +175,7 @@ class Supervisor:
         self._metrics_fd = machine.sealed_memory("tidsram-metrics", size)
         memory = memoryview(mmap.mmap(self._metrics_fd, size))
         self._metrics = Metrics(memory, list(self._estate.decisions), len(self._lanes))
-
-    def _start_workers(self) -> None:
-        placed = warm_lanes(self._estate.decisions.values(), len(self._lanes))
-        for name, lanes in placed.items():
-            for lane in lanes:
-                worker = Process(self._estate.decisions[name], lane)
-                self._workers.append(worker)
-                self._start_worker(worker)
+        self._watch = Watch(self._metrics, self._cores)
 
     # workers -----------------------------------------------------------------------------------
 
@@ -207,11 +184,14 @@ class Supervisor:
             return
         assert worker.decision is not None
         pooled = self._pools[worker.decision.name]
-        worker.control, theirs = _pair()
-        worker.jobs, jobs = _pair()
-        worker.tickets, tickets = _pair()
-        label = (worker.decision.name, str(worker.lane))
-        worker.popen = _spawn("tidsram.serve.worker", theirs, *label)
+        worker.control, theirs = pair()
+        worker.jobs, jobs = pair()
+        worker.tickets, tickets = pair()
+        label = (worker.decision.name, "spare" if worker.spare else str(worker.lane))
+        worker.popen = spawn("tidsram.serve.worker", theirs, *label)
+        machine.give_up_early(worker.pid, machine.OOM_SPARE)
+        if self._announced:
+            self._put_to_load(worker)
         worker.ready_ns = 0
         worker.aside = False
         ladder = worker.decision.ladder
@@ -223,13 +203,21 @@ class Supervisor:
             self._lanes[worker.lane].cores,
             self._housekeeping,
             pooled.spec,
+            at_leisure=self._announced,
         )
         models = pooled.model_fds.values()
-        send(worker.control, load, (jobs.fileno(), tickets.fileno(), *models))
+        with contextlib.suppress(OSError):  # one that ends at once is noticed, too
+            send(worker.control, load, (jobs.fileno(), tickets.fileno(), *models))
         for end in (theirs, jobs, tickets):
             end.close()
-        self._watch(worker, self._worker_says, self._worker_ended)
+        watch(worker, self._worker_says, self._worker_ended)
         asyncio.get_running_loop().call_later(LOAD_TIME_S, self._give_up, worker, worker.pid)
+
+    def _put_to_load(self, worker: Process) -> None:
+        """Load beside a running node: off the lanes' cores, or where there are no others, last."""
+        nices = machine.RELOAD_NICE, machine.LEISURE_NICE, machine.LEFTOVER_NICE
+        nice = nices[(not self._apart) + worker.spare]
+        machine.put_to_load(worker.pid, self._housekeeping, nice)
 
     def _give_up(self, worker: Process, pid: int) -> None:
         """A model that is not warm by now will not be."""
@@ -245,6 +233,7 @@ class Supervisor:
         if isinstance(message, Loaded):
             self._worker_loaded(worker, message, fds)
         elif isinstance(message, Ready):
+            worker.tickets_thread = message.tickets_thread
             self._worker_ready(worker)
         elif isinstance(message, Refused):
             self._worker_refused(worker, message)
@@ -271,7 +260,7 @@ class Supervisor:
     def _worker_loaded(self, worker: Process, loaded: Loaded, model_fds: list[int]) -> None:
         assert worker.decision is not None
         assert worker.control is not None
-        worker.warm_up_ns = loaded.warm_up_ns
+        worker.warm_up_ns = trusted(worker.warm_up_ns, loaded.warm_up_ns)
         pooled = self._pools[worker.decision.name]
         for variant, why in loaded.left_out:
             self._leave_out(pooled, variant, why)
@@ -291,23 +280,46 @@ class Supervisor:
                 )
                 return
             pooled.spec = loaded.spec
-            _keep_as_loaded(pooled, loaded, model_fds)
+            keep_as_loaded(pooled, loaded, model_fds)
             pooled.message = Pool(worker.decision.name, layout, loaded.spec)
             self._to_gate(pooled.message, (pooled.fd,))
         for model_fd in model_fds:
             os.close(model_fd)
         if loaded.spec != pooled.spec:
-            self._fail(_at_odds(pooled))
+            self._at_odds(worker, at_odds(pooled))
             return
-        send(worker.control, pooled.message, (pooled.fd,))
+        with contextlib.suppress(OSError):  # one that has just ended is noticed elsewhere
+            send(worker.control, pooled.message, (pooled.fd,))
+
+    def _at_odds(self, worker: Process, error: NodeError) -> None:
+        """At the start that ends the node; later, it costs the one that came last."""
+        if not self._announced:
+            self._fail(error)
+            return
+        assert worker.popen is not None
+        self._say(str(error))
+        worker.popen.kill()
 
     def _worker_ready(self, worker: Process) -> None:
         worker.ready, worker.ready_ns = True, clock.now_ns()
-        self._classify(worker)
-        self._introduce(worker)
+        if worker.spare:
+            self._keep_spares()
+            return
+        self._put_on_lane(worker)
         if not self._announced and all(w.ready for w in self._workers):
             self._announced = True
             self._announce()
+            self._keep_spares()
+
+    def _put_on_lane(self, worker: Process) -> None:
+        """Give a warm worker its lane's cores and its class, and tell the gate of it."""
+        worker.ready_ns = clock.now_ns()
+        worker.ready_bytes, worker.grown = usage.resident_bytes(worker.pid), False
+        assert worker.decision is not None
+        machine.give_up_early(worker.pid, machine.OOM_SCORE[worker.decision.criticality])
+        machine.bring_to_lane(worker.pid, self._lanes[worker.lane].cores, worker.tickets_thread)
+        self._classify(worker)
+        self._introduce(worker)
 
     def _introduce(self, worker: Process) -> None:
         """Tell the gate of a warm worker."""
@@ -326,37 +338,66 @@ class Supervisor:
                 end.close()
         if self._draining or (self._over is not None and self._over.done()):
             return
-        self._to_gate(WorkerLost(worker.decision.name, worker.lane, pid), ())
         name = worker.decision.name
+        if worker.spare:
+            self._say(f"{name}: its spare worker {pid} ended ({ending(code)})")
+            self._spares.ended(clock.now_ns(), worker)
+            return
+        self._to_gate(WorkerLost(name, worker.lane, pid), ())
         if not was_ready and not self._announced:
             alone = " or ".join(f"`tidsram serve {v.model}`" for v in worker.decision.ladder)
             self._fail(
                 NodeError(
-                    f"decision {name!r}: its worker ended while loading ({_why(code)}). "
+                    f"decision {name!r}: its worker ended while loading ({ending(code)}). "
                     f"Try the model alone with {alone}."
                 )
             )
             return
-        wait_s = self._next_wait(worker)
-        self._say(
-            f"{name}: worker {pid} on lane {worker.lane} ended ({_why(code)}); starting another"
-        )
-        asyncio.get_running_loop().call_later(wait_s, self._start_worker, worker)
+        wait_s = worker.next_wait_s()
+        instead = "its spare takes over" if self._spares.fits(worker) else "starting another"
+        self._say(f"{name}: worker {pid} on lane {worker.lane} ended ({ending(code)}); {instead}")
+        if wait_s:
+            asyncio.get_running_loop().call_later(wait_s, self._replace, worker)
+        else:
+            self._replace(worker)
+
+    def _replace(self, worker: Process) -> None:
+        """Put the decision's spare in the place of a worker that has ended, or start another."""
+        spare = self._spares.take(worker)
+        if spare is None:
+            self._start_worker(worker)
+            return
+        spare.failures = worker.failures
+        spare.warm_up_ns = trusted(worker.warm_up_ns, spare.warm_up_ns)
+        self._workers[self._workers.index(worker)] = spare
+        self._put_on_lane(spare)
+
+    def _keep_spares(self) -> None:
+        """Load the next spare when all workers are there; say once how that came out."""
+        if self._draining or not self._announced or any(not w.ready for w in self._workers):
+            return
+        sizes = {w.decision.name: usage.resident_bytes(w.pid) for w in self._workers if w.decision}
+        used = sum(usage.resident_bytes(w.pid) for w in (*self._workers, *self._spares))
+        free = self._memory_bytes - used if self._memory_bytes else usage.available_bytes()
+        spare = self._spares.next(clock.now_ns(), sizes, used, max(0, free))
+        if spare is not None:
+            self._start_worker(spare)
+        elif not self._spares_told and self._spares.settled:
+            self._spares_told = True
+            for line in self._spares.news():
+                self._say(line)
 
     def _classify(self, worker: Process) -> None:
         assert worker.decision is not None
         fifo = self._fifo[worker.lane]
         criticality = Criticality.BEST_EFFORT if worker.aside else worker.decision.criticality
-        granted = machine.set_class(worker.pid, criticality, fifo=fifo)
+        if not machine.set_class(worker.pid, criticality, fifo=fifo):
+            self._privileged = False
+        else:
+            worker.weighed = machine.weigh_session(worker.pid, machine.NICE[criticality])
         if self._scheduling == "auto":  # a lane left at FIFO for so long has nobody watching it
             with contextlib.suppress(OSError):
                 resource.prlimit(worker.pid, resource.RLIMIT_RTTIME, (RTTIME_US, RTTIME_US))
-        if not granted and self._granted:
-            self._granted = False
-            self._say(
-                "this user may not raise priorities (CAP_SYS_NICE): serving all the same, but a "
-                "busy neighbour on the core can hold up a critical run by several milliseconds"
-            )
 
     # the gate ----------------------------------------------------------------------------------
 
@@ -365,13 +406,15 @@ class Supervisor:
             return
         gate = self._gate
         self._epoch += 1
-        gate.control, theirs = _pair()
-        gate.popen = _spawn("tidsram.serve.gate", theirs)
+        gate.control, theirs = pair()
+        gate.popen = spawn("tidsram.serve.gate", theirs)
         theirs.close()
         os.sched_setaffinity(gate.pid, self._housekeeping)
-        if any(core in lane.cores for lane in self._lanes for core in self._housekeeping):
+        if not self._apart:  # then this process would not get to end a worker that spins
             machine.put_first(gate.pid)
-        gate.ready_ns = clock.now_ns()
+            machine.put_first(os.getpid())
+        gate.ready_ns, self._unanswered = clock.now_ns(), 0
+        gate.weighed = False
         opened = Open(
             self._estate,
             self._site.name,
@@ -389,7 +432,7 @@ class Supervisor:
         for pooled in self._pools.values():
             if pooled.message is not None:
                 self._to_gate(pooled.message, (pooled.fd,))
-        self._watch(gate, self._gate_says, self._gate_ended)
+        watch(gate, self._gate_says, self._gate_ended)
 
     def _gate_says(self, gate: Process) -> None:
         assert gate.control is not None
@@ -397,9 +440,11 @@ class Supervisor:
         if isinstance(message, WorkerLost):
             for worker in self._workers:
                 if worker.popen is not None and worker.pid == message.pid:
-                    self._kill_unless_starved(worker, message)
+                    self._end_stuck(worker)
         elif isinstance(message, WorkerAside):
             self._set_aside(message)
+        elif isinstance(message, Beat):
+            gate.ready, self._unanswered = True, 0
         elif message is None:
             asyncio.get_running_loop().remove_reader(gate.control.fileno())
 
@@ -410,39 +455,66 @@ class Supervisor:
                 worker.aside = asked.aside
                 self._classify(worker)
 
-    def _kill_unless_starved(self, worker: Process, asked: WorkerLost) -> None:
-        """End a worker that did not stop when told, if it had the core to do so."""
-        pid, before_ns = worker.pid, machine.cpu_ns(worker.pid)
+    def _end_stuck(self, worker: Process) -> None:
+        """End a worker that did not stop when told; the gate hears when it was only starved."""
+        spared = WorkerSpared(worker.name, worker.lane, worker.pid)
+        told = f"{worker.name}: worker {worker.pid} did not stop; killing it"
+        self._kill_unless_starved(worker, told, lambda: self._to_gate(spared, ()))
+
+    def _kill_unless_starved(
+        self, child: Process, told: str, spared: Callable[[], None] | None = None
+    ) -> None:
+        """End a process that did not do what it should, if it had the core to do so.
+
+        A worker that was set aside had its grace before: it is starved by design.
+        """
+        pid, before_ns = child.pid, machine.cpu_ns(child.pid)
 
         def decide() -> None:
             had_ns = machine.cpu_ns(pid) - before_ns
-            if worker.popen is None or worker.pid != pid:
+            if child.popen is None or child.pid != pid or child.popen.returncode is not None:
                 return
             if runnable and had_ns < STARVED_S * SECOND / 2:
-                self._to_gate(WorkerSpared(asked.decision, asked.lane, pid), ())
+                if spared is not None:
+                    spared()
                 return
-            self._say(f"{asked.decision}: worker {pid} did not stop; killing it")
-            worker.popen.kill()
+            self._say(told)
+            child.popen.kill()
 
-        runnable = machine.is_runnable(pid)
+        runnable = machine.is_runnable(pid) and not child.aside
         if runnable:
             asyncio.get_running_loop().call_later(STARVED_S, decide)
         else:
             decide()
 
+    def _beat(self) -> None:
+        """Ask the gate for a sign of life; one that could give none for a second is replaced."""
+        if self._draining:
+            return
+        asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+        gate = self._gate
+        if self._unanswered >= (BEATS_MISSED if gate.ready else BEATS_TO_START):
+            self._unanswered = 0
+            self._kill_unless_starved(gate, "the gate gives no sign of life; killing it")
+        if not self._unanswered:
+            self._beats += 1
+            self._to_gate(Beat(self._beats), ())
+        self._unanswered += 1
+
     def _gate_ended(self, gate: Process) -> None:
         code = gate.popen.wait() if gate.popen else 0
         assert gate.control is not None
         gate.control.close()
+        gate.ready = False
         if self._draining or (self._over is not None and self._over.done()):
             self._finish()
             return
         lost = self._count_lost()
         self._say(
-            f"the gate ended ({_why(code)}) with {lost} requests in flight (failed: gate-lost); "
+            f"the gate ended ({ending(code)}) with {lost} requests in flight (failed: gate-lost); "
             f"starting another, workers stay warm"
         )
-        asyncio.get_running_loop().call_later(self._next_wait(gate), self._start_gate)
+        asyncio.get_running_loop().call_later(gate.next_wait_s(), self._start_gate)
 
     def _count_lost(self) -> int:
         """What a dead gate had in flight has failed, and is counted as such."""
@@ -457,7 +529,7 @@ class Supervisor:
 
     def _to_gate(
         self,
-        message: Open | Pool | WorkerReady | WorkerLost | WorkerSpared | Drain,
+        message: Open | Pool | WorkerReady | WorkerLost | WorkerSpared | Beat | Drain,
         fds: tuple[int, ...],
     ) -> None:
         # A gate that has just ended gets everything anew when it is started again.
@@ -467,30 +539,10 @@ class Supervisor:
 
     # watching ----------------------------------------------------------------------------------
 
-    def _watch(
-        self,
-        child: Process,
-        says: Callable[[Process], None],
-        ended: Callable[[Process], None],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        assert child.control is not None
-        child.control.setblocking(False)
-        control = child.control
-        loop.add_reader(control.fileno(), says, child)
-        pidfd = os.pidfd_open(child.pid)
-
-        def end() -> None:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
-            loop.remove_reader(control.fileno())
-            ended(child)
-
-        loop.add_reader(pidfd, end)
-
     def _watch_lanes(self) -> None:
         """Choose each lane's scheduling class by how busy it was in the last second."""
         assert self._metrics is not None
+        self._weigh_sessions()
         if self._scheduling == "auto":
             for lane, seen in enumerate(self._busy):
                 seen.append(self._metrics.busy_ns(lane))
@@ -500,6 +552,49 @@ class Supervisor:
                     self._set_fifo(lane, share < FIFO_BELOW)
         asyncio.get_running_loop().call_later(BUSY_WINDOW_S, self._watch_lanes)
 
+    def _weigh_sessions(self) -> None:
+        """Weigh what could not be weighed at once: the kernel takes ten changes a second."""
+        if not self._gate.weighed and self._gate.ready:
+            self._gate.weighed = machine.weigh_session(self._gate.pid, machine.GATE_NICE)
+        for worker in self._workers:
+            if worker.ready and not worker.weighed:
+                self._classify(worker)
+
+    def _look(self) -> None:
+        """Once a second, look after what changes slowly."""
+        assert self._watch is not None
+        ready = [worker for worker in self._workers if worker.ready]
+        for line in self._watch.look(clock.now_ns(), self._gate, ready):
+            self._say(line)
+        for worker in ready:
+            self._look_at_growth(worker)
+        self._keep_spares()
+        asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look_at_growth(self, worker: Process) -> None:
+        """Replace a worker that leaks: between two questions, or at once if it goes on so."""
+        size, limit = usage.resident_bytes(worker.pid), growth_limit(worker.ready_bytes)
+        assert worker.popen is not None
+        if size > limit and not worker.grown:
+            worker.grown = True
+            self._say(
+                f"{worker.name}: worker {worker.pid} has grown from "
+                f"{show_size(worker.ready_bytes)} to {show_size(size)}; replacing it"
+            )
+            self._retire(worker, worker.pid)
+        if size > 2 * limit:
+            worker.popen.kill()
+
+    def _retire(self, worker: Process, pid: int) -> None:
+        """End a worker when nobody waits for its decision and its spare has come."""
+        if self._draining or not worker.ready or worker.pid != pid:
+            return
+        assert worker.popen is not None
+        if is_unused(self._pools[worker.name]) and not self._spares.expects(worker.name):
+            worker.popen.kill()
+        else:
+            asyncio.get_running_loop().call_later(RETIRE_S, self._retire, worker, pid)
+
     def _set_fifo(self, lane: int, fifo: bool) -> None:
         if fifo == self._fifo[lane]:
             return
@@ -507,12 +602,6 @@ class Supervisor:
         for worker in self._workers:
             if worker.ready and worker.lane == lane:
                 self._classify(worker)
-
-    @staticmethod
-    def _next_wait(child: Process) -> float:
-        held = child.ready_ns and clock.now_ns() - child.ready_ns > HELD_NS
-        child.failures = 0 if held else min(child.failures + 1, len(RESTART_S) - 1)
-        return RESTART_S[max(0, child.failures - 1)]
 
     # the end -----------------------------------------------------------------------------------
 
@@ -535,7 +624,7 @@ class Supervisor:
             self._over.set_exception(error)
 
     def _stop_all(self) -> None:
-        for child in (self._gate, *self._workers):
+        for child in (self._gate, *self._workers, *self._spares):
             if child.popen is not None and child.popen.poll() is None:
                 child.popen.kill()
                 child.popen.wait()
@@ -546,120 +635,23 @@ class Supervisor:
 
     def _announce(self) -> None:
         took_ms = (clock.now_ns() - self._begun_ns) // 1_000_000
+        machine.pin(self._housekeeping)  # behind a lane's workers nobody would be replaced
         for endpoint in self._endpoints:
             self._say(f"listening on {endpoint}")
         lanes = ", ".join(
             f"lane {i}: cores {list(lane.cores)}" for i, lane in enumerate(self._lanes)
         )
         self._say(f"ready after {took_ms} ms; {lanes}; gate on cores {list(self._housekeeping)}")
-        if any(set(lane.cores) & set(self._housekeeping) for lane in self._lanes):
-            self._say(
-                "the lanes take every core, so the gate shares one with them, first in line: "
-                "other programs of this machine may stand still while decisions run"
-            )
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-def _spawn(module: str, control: socket.socket, *label: str) -> subprocess.Popen[bytes]:
-    """Start a process of the node with one end of a control socket."""
-    environment = os.environ | {
-        "ORT_DISABLE_TELEMETRY": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", module, str(control.fileno()), *label]
-    return subprocess.Popen(
-        command,
-        pass_fds=(control.fileno(),),
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to handle
-    )
-
-
-def _model_memory(name: str, data: bytes) -> int:
-    """Put the model's bytes into memory that each of its workers reads."""
-    fd = os.memfd_create(f"tidsram-model-{name}", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(fd), "wb") as out:
-        out.write(data)
-    return fd
-
-
-def _keep_as_loaded(pooled: Pooled, loaded: Loaded, model_fds: list[int]) -> None:
-    """Keep the models as they were loaded, so that later workers need not inspect them."""
-    rungs = [rung for rung, warm_up_ns in enumerate(loaded.warm_up_ns) if warm_up_ns]
-    for rung, model_fd in zip(rungs, model_fds, strict=True):
-        if rung in pooled.model_fds:
-            os.dup2(model_fd, pooled.model_fds[rung], inheritable=False)
-
-
-def _at_odds(pooled: Pooled) -> NodeError:
-    return NodeError(
-        f"decision {pooled.decision.name!r}: its workers do not agree on the model's inputs and "
-        f"outputs, as a variant left the ladder of one of them only. Start the node again, or take "
-        f"out the variant that is named above."
-    )
-
-
-def _listen_tcp(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host.strip("[]"), int(port)))
-        listener.listen(4096)
-    except (OSError, ValueError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise NodeError(
-                f"{address} is in use by another program. "
-                f"Stop that, or serve elsewhere with --http 127.0.0.1:PORT."
-            ) from None
-        raise NodeError(
-            f"cannot listen on http = {address!r} ({error}). Write it as HOST:PORT."
-        ) from None
-    return listener
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_socket():
-            if _answers(path):
-                raise NodeError(
-                    f"another node listens on {str(path)!r}. Stop it, or give this one another "
-                    f"`state` directory or --unix PATH."
-                )
-            path.unlink()
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(4096)
-    except OSError as error:
-        raise NodeError(
-            f"cannot listen on the Unix socket {str(path)!r} ({error}). "
-            f"Choose a short path (at most 107 bytes) in a directory you may write to: --unix PATH."
-        ) from None
-    return listener
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
-def _why(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-code).name
-    return f"exit status {code}"
+        grants = Grants(
+            scheduling=self._scheduling,
+            privileged=self._privileged,
+            locked=machine.lock_memory(),
+            apart=self._apart,
+            files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+            cores=tuple(self._cores),
+        )
+        for line in grants.told():
+            self._say(line)
 
 
 def run_node(estate: Estate, site: Site, folder: Path, say: Say) -> None:

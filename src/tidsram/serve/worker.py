@@ -197,11 +197,12 @@ def _failed(slot: int, generation: int, started_ns: int, text: str) -> bytes:
 
 def main() -> None:
     """Run the worker's life: load, warm up, map the slots, serve."""
-    machine.die_with_parent()
     control = socket.socket(fileno=int(sys.argv[1]))
+    machine.die_with_parent(control)
     load, (jobs_fd, tickets_fd, *model_fds) = receive(control)
     assert isinstance(load, Load)
-    machine.pin(load.cores)
+    if not load.at_leisure:
+        machine.pin(load.cores)
     ladder = Ladder(load, model_fds)
     verdict = ladder.verdict
     send(control, verdict, ladder.model_fds)
@@ -216,13 +217,16 @@ def main() -> None:
     jobs = socket.socket(fileno=jobs_fd)
     worker = Worker(ladder.engines, message.spec, message.layout, memoryview(pool), jobs)
     tickets = socket.socket(fileno=tickets_fd)
-    threading.Thread(
+    taker = threading.Thread(
         target=_take_tickets, args=(tickets, worker, load.housekeeping), daemon=True
-    ).start()
+    )
+    taker.start()
+    assert taker.native_id is not None, "a started thread has an id"
     gc.collect()
     gc.freeze()
     gc.disable()
-    send(control, Ready())
+    machine.lock_memory()
+    send(control, Ready(taker.native_id))
     worker.run()
 
 
