@@ -5,6 +5,7 @@ on 1 KB, so that it shows the scheduling without the cost of large bodies, and `
 long on the same.
 """
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ class Session(Protocol):
 
 def session(path: Path) -> Session:
     """Open the ONNX Runtime session that every server of a comparison runs: one thread, no spin."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it is read when the runtime is imported
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

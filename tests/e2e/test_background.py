@@ -24,6 +24,9 @@ WAITS = "import time\ntime.sleep(60)"
 BOMB = """
 import os, time
 end = time.monotonic() + 20
+if os.fork():  # the command itself stays, so that it has not ended before it is looked at
+    time.sleep(20)
+    os._exit(0)
 for _ in range(12):
     os.fork()
 while time.monotonic() < end:

@@ -12,7 +12,7 @@ import pytest
 from tidsram.estate.load import parse_estate
 from tidsram.serve.children import Process
 from tidsram.serve.messages import WorkerAside, WorkerLost, send
-from tidsram.serve.supervisor import Supervisor
+from tidsram.serve.supervisor import ALL_FIFO, Supervisor
 
 SPINNING = [sys.executable, "-c", "while True: pass"]
 ESTATE = """
@@ -53,10 +53,10 @@ def test_a_worker_set_aside_runs_in_leftover_time_until_it_is_called_back(node):
 
     assert told(worker.pid + 1, aside=True) == os.SCHED_FIFO
     assert told(worker.pid, aside=True) == os.SCHED_IDLE
-    supervisor._set_fifo(0, False)
+    supervisor._set_fifo(0, 0)
     assert os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
     assert told(worker.pid, aside=False) == os.SCHED_OTHER
-    supervisor._set_fifo(0, True)
+    supervisor._set_fifo(0, ALL_FIFO)
     assert os.sched_getscheduler(worker.pid) == os.SCHED_FIFO
 
 

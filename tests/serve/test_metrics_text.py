@@ -69,7 +69,8 @@ def test_gauges_oddities_and_busy_time_are_what_was_told():
     """The rest of the page."""
     metrics = made()
     metrics.row("tissue").count_odd()
-    metrics.add_busy(1, 1_500_000_000)
+    metrics.add_busy(1, 1_000_000_000, critical=False)
+    metrics.add_busy(1, 500_000_000, critical=True)
 
     samples = read(render(metrics, {"obstacle": 3, "tissue": 0}))
 
@@ -77,7 +78,8 @@ def test_gauges_oddities_and_busy_time_are_what_was_told():
     assert samples["tidsram_oddities_total"][("decision", "tissue"),] == 1
     assert samples["tidsram_oddities_total"][("decision", "obstacle"),] == 0
     assert samples["tidsram_lane_busy_seconds_total"][("lane", "1"),] == 1.5
-    assert metrics.busy_ns(0) == 0
+    assert (metrics.busy_ns(1), metrics.critical_ns(1)) == (1_500_000_000, 500_000_000)
+    assert metrics.busy_ns(0) == metrics.critical_ns(0) == 0
 
 
 def test_promises_variants_and_service_times_are_what_was_told():

@@ -708,7 +708,7 @@ class Gate:
 
     def _note_run(self, request: Request, lane: int, started_ns: int, ended_ns: int) -> None:
         """Count the lane's busy time, and how long it stood still although a job waited."""
-        self._metrics.add_busy(lane, ended_ns - started_ns)
+        self._metrics.add_busy(lane, ended_ns - started_ns, critical=request.served.rank == 0)
         last_ns = self._last_end_ns.get((lane, request.served.rank), 0)
         if request.admitted_ns < last_ns:
             request.served.row.observe_gap(max(0, started_ns - last_ns))

@@ -1,6 +1,6 @@
 """Counters and stage histograms in shared memory: they survive the gate that fills them.
 
-One row of whole numbers per decision, then one busy counter per lane, then what the machine did to
+One row of whole numbers per decision, then two busy counters per lane, then what the machine did to
 the node. The gate adds to the first two, the supervisor to the last (and what a dead gate could not
 add), `/metrics` renders.
 """
@@ -45,7 +45,7 @@ _GAP_EDGES = _edges([10_000 * i for i in range(1, 21)] + [500_000, 10**6, 10**7]
 
 def metrics_bytes(decisions: int, lanes: int) -> int:
     """Return the size of the shared memory."""
-    return 8 * (decisions * _ROW + lanes + _MACHINE)
+    return 8 * (decisions * _ROW + 2 * lanes + _MACHINE)
 
 
 class Metrics:
@@ -55,7 +55,7 @@ class Metrics:
         self._numbers = memory.cast("Q")
         self._row_of = {name: i * _ROW for i, name in enumerate(decisions)}
         self._busy_at = len(decisions) * _ROW
-        self._machine_at = self._busy_at + lanes
+        self._machine_at = self._busy_at + 2 * lanes
         self._lanes = lanes
 
     def row(self, decision: str) -> "Row":
@@ -63,13 +63,19 @@ class Metrics:
         at = self._row_of[decision]
         return Row(self._numbers[at : at + _ROW])
 
-    def add_busy(self, lane: int, ns: int) -> None:
+    def add_busy(self, lane: int, ns: int, *, critical: bool) -> None:
         """Count time that the lane's workers ran."""
         self._numbers[self._busy_at + lane] += ns
+        if critical:
+            self._numbers[self._busy_at + self._lanes + lane] += ns
 
     def busy_ns(self, lane: int) -> int:
         """Return the time that the lane's workers ran since the start."""
         return self._numbers[self._busy_at + lane]
+
+    def critical_ns(self, lane: int) -> int:
+        """Return the time of it that was critical workers'."""
+        return self._numbers[self._busy_at + self._lanes + lane]
 
     def add_steal(self, ns: int) -> None:
         """Count time that the hypervisor gave others."""

@@ -59,11 +59,22 @@ BEATS_MISSED = 4  # a gate that could have answered by then is replaced
 BEATS_TO_START = 40
 BUSY_PARTS = 4  # the last second
 FIFO_BELOW = 0.8  # of the lane: beyond, the kernel's throttle would freeze it
+ALL_FIFO = 2  # critical and standard; best-effort never is
 DRAIN_SLACK_S = 1.0
 RTTIME_US = 5_000_000  # at FIFO without ever blocking: the last guard against a spinning worker
 STARVED_S = 0.01  # a runnable worker that gets less than half of this is kept from stopping
 
 Say = Callable[[str], None]
+
+
+def fifo_levels(busy: float, critical: float) -> int:
+    """Return how many criticalities may be at SCHED_FIFO on a lane with these busy shares.
+
+    All while the lane is not nearly full; critical alone while it does not fill it itself.
+    """
+    if busy < FIFO_BELOW:
+        return ALL_FIFO
+    return 1 if critical < FIFO_BELOW else 0
 
 
 class Supervisor:
@@ -93,9 +104,10 @@ class Supervisor:
         self._unix_path: Path | None = None
         self._metrics_fd = -1
         self._metrics: Metrics | None = None
-        self._fifo: list[bool] = [self._scheduling != "nice"] * len(self._lanes)
+        # By lane: how many criticalities, from the top, are at SCHED_FIFO.
+        self._fifo = [0 if self._scheduling == "nice" else ALL_FIFO] * len(self._lanes)
         self._privileged = True
-        self._busy: list[list[int]] = [[] for _ in self._lanes]
+        self._busy: list[list[tuple[int, int]]] = [[] for _ in self._lanes]
         self._watch: Watch | None = None
         self._beats = self._unanswered = 0  # unanswered: for how many beats
         self._draining = False
@@ -389,7 +401,7 @@ class Supervisor:
 
     def _classify(self, worker: Process) -> None:
         assert worker.decision is not None
-        fifo = self._fifo[worker.lane]
+        fifo = worker.decision.criticality.rank < self._fifo[worker.lane]
         criticality = Criticality.BEST_EFFORT if worker.aside else worker.decision.criticality
         if not machine.set_class(worker.pid, criticality, fifo=fifo):
             self._privileged = False
@@ -540,16 +552,19 @@ class Supervisor:
     # watching ----------------------------------------------------------------------------------
 
     def _watch_lanes(self) -> None:
-        """Choose each lane's scheduling class by how busy it was in the last second."""
+        """Choose each lane's scheduling classes by how busy it was in the last second."""
         assert self._metrics is not None
         self._weigh_sessions()
         if self._scheduling == "auto":
             for lane, seen in enumerate(self._busy):
-                seen.append(self._metrics.busy_ns(lane))
-                window_ns = BUSY_WINDOW_S * (len(seen) - 1) * SECOND
+                seen.append((self._metrics.busy_ns(lane), self._metrics.critical_ns(lane)))
                 if len(seen) > BUSY_PARTS:
-                    share = (seen[-1] - seen.pop(0)) / window_ns
-                    self._set_fifo(lane, share < FIFO_BELOW)
+                    before = seen.pop(0)
+                    shares = [
+                        (now_ns - then_ns) / (BUSY_WINDOW_S * BUSY_PARTS * SECOND)
+                        for now_ns, then_ns in zip(seen[-1], before, strict=True)
+                    ]
+                    self._set_fifo(lane, fifo_levels(*shares))
         asyncio.get_running_loop().call_later(BUSY_WINDOW_S, self._watch_lanes)
 
     def _weigh_sessions(self) -> None:
@@ -595,7 +610,7 @@ class Supervisor:
         else:
             asyncio.get_running_loop().call_later(RETIRE_S, self._retire, worker, pid)
 
-    def _set_fifo(self, lane: int, fifo: bool) -> None:
+    def _set_fifo(self, lane: int, fifo: int) -> None:
         if fifo == self._fifo[lane]:
             return
         self._fifo[lane] = fifo

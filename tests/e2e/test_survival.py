@@ -27,9 +27,10 @@ def start(tmp_path):
     """Start a node with the tiny model and one that is broken in some way."""
     started = []
 
-    def start_node(broken, hardware=""):
+    def start_node(broken, hardware="", budget="1 s"):
         models = {"tiny": toy_models.tiny(), "broken": broken}
-        write_estate(tmp_path, DECISIONS, models, hardware)
+        decisions = DECISIONS | {"broken": DECISIONS["broken"] | {"budget": budget}}
+        write_estate(tmp_path, decisions, models, hardware)
         started.append(Node(tmp_path))
         return started[-1].wait_ready().wait_calm()
 
@@ -196,7 +197,7 @@ def test_a_gate_that_hangs_is_replaced_and_workers_stay_warm(start):
 
 def test_a_worker_that_grows_is_replaced_between_two_questions(start):
     """No question is lost to that, neither its own nor another's."""
-    node = start(toy_models.hungry())
+    node = start(toy_models.hungry(), budget="20 s")
     (pid,) = node.workers("broken")
     size = resident_bytes(pid)
     with Asking(node, QUICK_US) as other:
