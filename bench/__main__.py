@@ -11,12 +11,14 @@ from bench import report
 
 # Each measurement's arguments, and those that make it quick.
 BENCHES = [
-    (["bench.overhead"], ["--requests", "2500", "--blocks", "5"]),
+    (["bench.overhead"], ["--requests", "2500", "--blocks", "5", "--peer-requests", "500"]),
     (["bench.overload", "--model", "shufflenet"], ["--seconds", "3", "--repeats", "1"]),
     (["bench.overload", "--model", "steady"], ["--seconds", "3", "--repeats", "1"]),
     (["bench.overload_sim"], ["--seconds", "20"]),
     (["bench.pressure.grid"], ["--quick"]),
     (["bench.pressure.live"], ["--quick"]),
+    (["bench.pressure.contention"], ["--quick"]),
+    (["bench.pressure.faults"], ["--quick"]),
     (["bench.node"], ["--starts", "3", "--idle-seconds", "5", "--faults", "2"]),
 ]
 

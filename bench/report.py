@@ -33,6 +33,7 @@ def main() -> None:
     """Write a section and a plot for every result that exists."""
     # Their tables are made by this module.
     from bench.pressure.report import pressure_grid, pressure_live
+    from bench.pressure.report_faults import pressure_contention, pressure_faults
 
     PLOTS.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Callable[[Result], str]] = {
@@ -42,6 +43,8 @@ def main() -> None:
         "overload_sim": overload_sim,
         "pressure_grid": pressure_grid,
         "pressure_live": pressure_live,
+        "pressure_contention": pressure_contention,
+        "pressure_faults": pressure_faults,
         "node": node,
     }
     for name, section in sections.items():
@@ -69,6 +72,7 @@ def overhead(result: Result) -> str:
     ratios = [
         [f"{r['server']} ÷ {r['peer']}", r["model"], r["wire"], _ratio(r, "p50"), _ratio(r, "p99")]
         for r in result["ratios"]
+        if r["server"] == "tidsram" or r["peer"].startswith("triton")
     ]
     _plot_overhead(result["rows"])
     return "\n".join(
@@ -81,6 +85,13 @@ def overhead(result: Result) -> str:
             "asker's own floor: a server that reads the question and sends fixed bytes back.",
             "Triton runs the same ONNX Runtime session in its python backend, free on both cores",
             "and, as `triton-one-core`, beside the asker, where it need not wake another core.",
+            f"MLServer, mosec, LitServe and Ray Serve run it too; {result['peer_requests']:,}",
+            "questions per row. `binary` is the protocol's raw tensors, for mosec and Ray the bare",
+            "bytes of the tensor; MLServer and LitServe take JSON only. MLServer runs without",
+            "parallel workers, access log, metrics and compression; mosec with one worker per row,",
+            "also beside the asker; LitServe with its ZeroMQ queue; Ray Serve behind HAProxy,",
+            "optimised for throughput, alone in a network of its own. These four are stopped while",
+            "others are measured.",
             "",
             table(["server", "model", "tensors", "p50", "p99", "p99.9"], rows),
             "",
@@ -278,7 +289,9 @@ def _color(server: str) -> str:
 
 
 def _plot_overhead(rows: Sequence[Result]) -> None:
-    rows = [row for row in rows if row["latency_p99_us"] and row["wire"] != "json"]
+    binary = {row["server"] for row in rows if row["wire"] != "json"}
+    rows = [row for row in rows if row["latency_p99_us"]]
+    rows = [row for row in rows if row["wire"] != "json" or row["server"] not in binary]
     rows = sorted(rows, key=lambda row: (row["model"], -row["latency_p50_us"]))
     figure = _figure(6.4, 0.3 * len(rows) + 0.9)
     axes = figure.axes[0]
@@ -286,9 +299,13 @@ def _plot_overhead(rows: Sequence[Result]) -> None:
         low, high = row["latency_p50_us"], row["latency_p99_us"]
         axes.plot([low, high], [place, place], color=_color(row["server"]), linewidth=4)
         axes.plot(low, place, "o", color=INK)
-    axes.set_yticks(range(len(rows)), [f"{row['model']}, {row['server']}" for row in rows])
-    axes.set_xlim(left=0)
-    axes.set_xlabel("µs at the asker: p50 (dot) to p99")
+    names = [
+        f"{row['model']}, {row['server']}{' (json)' if row['wire'] == 'json' else ''}"
+        for row in rows
+    ]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_xscale("log")
+    axes.set_xlabel("µs at the asker, logarithmic: p50 (dot) to p99")
     save(figure, "overhead")
 
 

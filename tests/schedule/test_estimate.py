@@ -282,7 +282,10 @@ def test_preemption_that_is_reported_late_is_not_charged():
 
 
 def test_preemption_of_a_run_from_the_deck_is_its_own():
-    """It began at 5 and was interrupted from 6 to 10; the gate heard of its beginning last."""
+    """It began at 5 and was interrupted from 6 to 10; the gate heard of its beginning last.
+
+    The one before it held the place until 6, by what the gate knew.
+    """
     node = node_with(Policy("a"), Policy("c", Criticality.CRITICAL))
     for _ in range(2):
         node.ask("a", 100 * MS)
@@ -295,7 +298,18 @@ def test_preemption_of_a_run_from_the_deck_is_its_own():
 
     node.end(1, started_ns=5 * MS)
 
-    assert node.scheduler.estimate("a", 0)._sorted == [4 * MS, 5 * MS]
+    assert node.scheduler.estimate("a", 0)._sorted == [4 * MS, 6 * MS]
+
+
+def test_a_run_counts_for_as_long_as_it_holds_its_place():
+    """Handed over at 0, begun at 1, ended at 5, known at 6: those behind it wait for 6."""
+    node = node_with(Policy("a"))
+    node.ask("a", 100 * MS)
+    node.now_ns = 6 * MS
+
+    node.end(0, started_ns=1 * MS, ended_ns=5 * MS)
+
+    assert node.scheduler.estimate("a", 0)._sorted == [6 * MS]
 
 
 def test_interruptions_of_runs_that_have_ended_are_forgotten():

@@ -117,7 +117,10 @@ class Scheduler:
     def finished(self, now_ns: int, job_id: int, started_ns: int, ended_ns: int) -> list[Action]:
         """The worker's run of the job ended by itself, after running from start to end."""
         placed = self._placed[job_id]
-        service_ns = self._own_ns(placed, started_ns, ended_ns)
+        # A run takes its place from when it is handed over until its end is known here: to those
+        # behind it that is what counts. One on deck began before its turn.
+        held_ns = self._own_ns(placed, placed.began_ns, now_ns)
+        service_ns = max(self._own_ns(placed, started_ns, ended_ns), held_ns)
         if placed.worker.stuck is placed:  # from then on it had leftover time only
             service_ns = min(service_ns, _aside_ns(placed))
         placed.estimate.observe(now_ns, max(service_ns, 1))

@@ -195,10 +195,10 @@ def _threads(pid: int) -> list[int]:
 
 
 def is_runnable(pid: int) -> bool:
-    """Whether the process's main thread has or waits for a core: not stopped, not asleep."""
+    """Whether the main thread has or waits for a core or a page: not stopped, not asleep."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - one read, no path object
-            return stat.read().rpartition(b")")[2].split()[0] == b"R"
+            return stat.read().rpartition(b")")[2].split()[0] in b"RD"
     except OSError:
         return False
 
