@@ -1,4 +1,4 @@
-"""Estimates stay honest: after a lasting slowdown, after a hiccup, with bounds that are a tail's."""
+"""Estimates stay honest: after a lasting slowdown, after a hiccup, and as a tail's bounds."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def around(service_ns: int, count: int, seed: int):
 @pytest.mark.parametrize("objective", [0.9, 0.99, 0.999])
 @pytest.mark.parametrize("load", [0.3, 0.7, 1.2])
 def test_after_an_unannounced_slowdown_promises_hold_again(objective, load):
-    """Twice as slow from one moment on: of admissions 101 to 10,000 after it the objective holds."""
+    """Twice as slow from one moment on: for admissions 101 to 10,000 the objective holds."""
     at_ns = 5 * SECOND
     arrivals_ns = poisson(default_rng(1), load * SECOND / SERVICE_NS, 60 * SECOND)
     times_ns = around(SERVICE_NS, len(arrivals_ns), seed=2)
