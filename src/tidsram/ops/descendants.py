@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tidsram import clock
+from tidsram.serve import machine
 from tidsram.units import MS, SECOND
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -23,6 +24,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}  # the C library has no name for it
 _IOPRIO_WHO_PROCESS: Final = 1
 _IOPRIO_IDLE: Final = 3 << 13
+LEAST: Final = 19  # nice: SCHED_IDLE gives way within its own session only
 _PAGE: Final = resource.getpagesize()
 _PATIENCE_NS: Final = 10 * SECOND  # what is killed still needs a little processor time to end
 
@@ -58,7 +60,7 @@ def end_with(parent: int, number: signal.Signals) -> None:
 def run_on_leftovers(cores: Iterable[int]) -> None:
     """Put this process, and all it will start, behind everything else on the machine."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    _stand_back(0)
+    machine.weigh_autogroup(os.getpid(), LEAST)
     if call := _IOPRIO_SET.get(os.uname().machine):
         _libc.syscall(call, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -90,7 +92,7 @@ def put_back(members: Iterable[Member], sessions: set[int]) -> None:
             with contextlib.suppress(OSError):
                 if os.sched_getscheduler(thread) != os.SCHED_IDLE:
                     os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
-        if member.session not in sessions and _stand_back(member.pid):
+        if member.session not in sessions and machine.weigh_autogroup(member.pid, LEAST):
             sessions.add(member.session)
 
 
@@ -148,19 +150,6 @@ def reap(first: subprocess.Popen[bytes] | None) -> bool:
                 os.waitpid(ended.si_pid, 0)
     except ChildProcessError:
         return False
-    return True
-
-
-def _stand_back(pid: int) -> bool:
-    """Hold back the whole session of a process (0: this one); False: to be tried again."""
-    # Where the kernel shares cores among sessions first (autogroup, on by default), SCHED_IDLE
-    # gives way within its own session only: measured, half a core went to the idle process.
-    try:
-        Path(f"/proc/{pid or 'self'}/autogroup").write_text("19")
-    except BlockingIOError:  # without privilege, one change in a tenth of a second
-        return False
-    except OSError:  # a kernel without such groups
-        return True
     return True
 
 

@@ -121,8 +121,6 @@ class Scheduler:
         # behind it that is what counts. One on deck began before its turn.
         held_ns = self._own_ns(placed, placed.began_ns, now_ns)
         service_ns = max(self._own_ns(placed, started_ns, ended_ns), held_ns)
-        if placed.worker.stuck is placed:  # from then on it had leftover time only
-            service_ns = min(service_ns, _aside_ns(placed))
         placed.estimate.observe(now_ns, max(service_ns, 1))
         placed.worker.brought(service_ns)
         return self._run_ended(now_ns, placed, started_ns, ended_ns)
@@ -134,8 +132,6 @@ class Scheduler:
         ran_ns = self._own_ns(placed, started_ns, now_ns)
         # A run stopped beyond its bound would have taken longer still. Were that not learnt, a
         # model that has become slower than its budget would be promised and missed for ever.
-        if placed.worker.stuck is placed:
-            ran_ns = min(ran_ns, _aside_ns(placed))
         placed.worker.brought(ran_ns)
         if ran_ns > placed.estimate.upper_ns:
             placed.estimate.observe(now_ns, ran_ns)
@@ -200,8 +196,6 @@ class Scheduler:
                 actions.append(Evict(placed.job, Reason.WORKER_LOST))
             self._forget(placed)
         for placed in on.queued_for(worker):
-            self._level(placed).withdraw(placed)
-            self._forget(placed)
             if not self._readmit(now_ns, placed, actions):
                 actions.append(Evict(placed.job, Reason.WORKER_LOST))
         self._dispatch(now_ns, lane, actions)
@@ -323,11 +317,8 @@ class Scheduler:
             self._forget(older)
             actions.append(Evict(older.job, Reason.STALE))
         best.promised_ns = seen.finish_ns
-        self._level(best).insert(best)
-        self._placed[job.job_id] = best
+        self._enqueue(best)
         heappush(self._alarms, (job.deadline_ns, job.job_id))
-        if job.stream and self._policies[job.decision].queue == "newest":
-            self._newest[job.decision, job.stream] = best
         lane = best.worker.lane
         self._dispatch(now_ns, lane, actions)
         self._evict_below(now_ns, lane, rank, actions)
@@ -396,8 +387,7 @@ class Scheduler:
                 held_ns = run.estimate.upper_ns - (run.estimate.upper_ns >> 3)
                 sooner = Opening(now_ns, max(now_ns, opening.free_ns - held_ns), opening.left)
                 if (freed := forecast(queue, sooner, new)).fits:
-                    actions.append(Evict(run.job, Reason.EVICTED))
-                    self._withdraw(now_ns, run, actions)
+                    self._evict(now_ns, run, actions)
                     return freed
         return self._share(now_ns, new, seen, opening, actions)
 
@@ -407,8 +397,7 @@ class Scheduler:
         """Let who has most waiting give way to an asker who has less."""
         seen, pushed = push_out(self._level(new).queue, opening, new, seen)
         for victim in pushed:
-            actions.append(Evict(victim.job, Reason.EVICTED))
-            self._withdraw(now_ns, victim, actions)
+            self._evict(now_ns, victim, actions)
         return seen
 
     def _refuse(
@@ -445,7 +434,9 @@ class Scheduler:
         return older if older is not None and self._level(older).withdraw(older) else None
 
     def _readmit(self, now_ns: int, placed: Placed, actions: list[Action]) -> bool:
-        """Find a queued job whose worker is lost or stuck another lane."""
+        """Take a job whose worker is lost or stuck out of its queue, and find it another lane."""
+        self._level(placed).withdraw(placed)
+        self._forget(placed)
         workers = [worker for worker in self._ready[placed.job.decision] if worker.stuck is None]
         if not workers:
             return False
@@ -554,8 +545,7 @@ class Scheduler:
         if placed.ended:
             self._expect_stop(now_ns, placed)
         elif _too_late(now_ns, placed):
-            actions.append(Evict(placed.job, Reason.EVICTED))
-            self._withdraw(now_ns, placed, actions)
+            self._evict(now_ns, placed, actions)
 
     def _evict_below(self, now_ns: int, lane: int, rank: int, actions: list[Action]) -> None:
         """Tell lower work that can no longer make it, while its askers still have time."""
@@ -564,10 +554,14 @@ class Scheduler:
             if on.levels[lower].busy:
                 higher_ns, since_ns = on.higher_work(now_ns, lower)
                 for placed in on.levels[lower].doomed(now_ns, now_ns + higher_ns, since_ns):
-                    actions.append(Evict(placed.job, Reason.EVICTED))
-                    self._withdraw(now_ns, placed, actions)
+                    self._evict(now_ns, placed, actions)
 
     # Runs that end, and runs that are made to end ----------------------------------------------
+
+    def _evict(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
+        """Tell a job's asker that it has to give way, wherever the job is."""
+        actions.append(Evict(placed.job, Reason.EVICTED))
+        self._withdraw(now_ns, placed, actions)
 
     def _withdraw(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """Take a job whose outcome is told off its lane, stopping its run if it has one."""
@@ -610,18 +604,9 @@ class Scheduler:
         worker.stuck = placed
         actions.append(Aside(worker.decision, worker.lane, over=False))
         for queued in on.queued_for(worker):
-            self._level(queued).withdraw(queued)
-            self._forget(queued)
             if not self._readmit(now_ns, queued, actions):  # then it waits for the stuck one
-                self._restore(queued)
+                self._enqueue(queued)
         self._dispatch(now_ns, worker.lane, actions)
-
-    def _restore(self, placed: Placed) -> None:
-        self._level(placed).insert(placed)
-        self._placed[placed.job.job_id] = placed
-        stream = (placed.job.decision, placed.job.stream)
-        if placed.job.stream and self._policies[placed.job.decision].queue == "newest":
-            self._newest[stream] = placed
 
     def _kill(self, now_ns: int, placed: Placed, actions: list[Action]) -> None:
         """The grace is over; but what higher work kept from running could not obey either."""
@@ -665,7 +650,17 @@ class Scheduler:
     def _own_ns(self, placed: Placed, started_ns: int, ended_ns: int) -> int:
         """How long the run had the lane itself."""
         on = self._lanes[placed.worker.lane]
-        return ended_ns - started_ns - on.preempted_ns(placed, started_ns, ended_ns)
+        own_ns = ended_ns - started_ns - on.preempted_ns(placed, started_ns, ended_ns)
+        if placed.worker.stuck is placed:  # since it was set aside it had leftover time only
+            return min(own_ns, _aside_ns(placed))
+        return own_ns
+
+    def _enqueue(self, placed: Placed) -> None:
+        job = placed.job
+        self._level(placed).insert(placed)
+        self._placed[job.job_id] = placed
+        if job.stream and self._policies[job.decision].queue == "newest":
+            self._newest[job.decision, job.stream] = placed
 
     def _forget(self, placed: Placed) -> None:
         job = placed.job

@@ -90,8 +90,16 @@ def weigh_session(pid: int, value: int) -> bool:
     that others share is left alone.
     """
     try:
-        if os.getsid(pid) == pid:
-            _write(f"/proc/{pid}/autogroup", str(value))
+        own = os.getsid(pid) == pid
+    except OSError:  # ended
+        return True
+    return not own or weigh_autogroup(pid, value)
+
+
+def weigh_autogroup(pid: int, value: int) -> bool:
+    """Give the session that the process is in a nice value, whoever else is in it; as above."""
+    try:
+        _write(f"/proc/{pid}/autogroup", str(value))
     except BlockingIOError:  # without CAP_SYS_ADMIN, one change at a time
         return False
     except OSError:  # ended, not allowed, or a kernel without such groups
