@@ -58,13 +58,17 @@ def forecast(queue: Sequence[Placed], opening: Opening, new: Placed) -> Forecast
         variance += ahead.estimate.variance
     finish_ns = opening.finish_ns(mean_ns + isqrt(variance))
     fits = finish_ns <= new.job.due_ns
-    if fits:
-        for behind in queue[place:]:
-            mean_ns += behind.estimate.mean_ns
-            variance += behind.estimate.variance
-            if mean_ns + isqrt(variance) > opening.latest_ns(behind.job.due_ns):
-                return Forecast(finish_ns, fits=False)
-    return Forecast(finish_ns, fits)
+    return Forecast(finish_ns, fits and keeps(queue[place:], opening, mean_ns, variance))
+
+
+def keeps(behind: Sequence[Placed], opening: Opening, mean_ns: int, variance: int) -> bool:
+    """Whether these jobs in a row are in time, behind work of this mean end and variance."""
+    for placed in behind:
+        mean_ns += placed.estimate.mean_ns
+        variance += placed.estimate.variance
+        if mean_ns + isqrt(variance) > opening.latest_ns(placed.job.due_ns):
+            return False
+    return True
 
 
 def push_out(

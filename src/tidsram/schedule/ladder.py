@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import isqrt
 
-from tidsram.schedule.admission import Opening
+from tidsram.schedule.admission import Opening, keeps
 from tidsram.schedule.estimate import Estimate
 from tidsram.schedule.lane import Placed
 
@@ -41,9 +41,4 @@ def _keeps_all(queue: Sequence[Placed], opening: Opening, first: Placed, by: Est
     mean_ns, variance = opening.free_ns + by.mean_ns, by.variance
     if mean_ns + isqrt(variance) > opening.latest_ns(first.job.due_ns):
         return False
-    for behind in queue:
-        mean_ns += behind.estimate.mean_ns
-        variance += behind.estimate.variance
-        if mean_ns + isqrt(variance) > opening.latest_ns(behind.job.due_ns):
-            return False
-    return True
+    return keeps(queue, opening, mean_ns, variance)
