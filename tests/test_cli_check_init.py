@@ -238,6 +238,96 @@ def test_ladder_and_arrivals_in_json(tidsram, tmp_path):
     assert decision["arrivals"] == {"kind": "gamma", "rate_per_s": 0.1, "cv": 2.0, "burst": 5}
 
 
+PLANNED = """[estate]
+name = "n"
+[site.gavle]
+jurisdiction = "SE"
+nodes = 2
+[site.frankfurt]
+jurisdiction = "DE"
+[hardware.edge]
+[decision.my]
+bundle = "my.onnx"
+budget = "2000 ms"
+arrivals = { kind = "periodic", rate = "10/s", synchronised = true }
+sources = { gavle = 4, frankfurt = 1 }
+growth = { 2027-Q4 = 4.0 }
+jurisdictions = ["SE"]
+survives = ["node", "link"]
+service.edge = { p50 = "2 ms", p99_9 = "3 ms" }
+[decision.my.shapes]
+image = [1, 3]
+"""
+
+
+def test_what_is_for_planning_is_explained(tidsram, tmp_path):
+    """Where it is asked and may be decided, what it survives, and the question about a slip."""
+    (tmp_path / "tidsram.toml").write_text(PLANNED)
+    save_model(tmp_path / "my.onnx")
+
+    status, out, err = tidsram("check")
+
+    assert (status, err) == (0, "")
+    assert "periodic, 10/s, all askers of a source at once\n" in out
+    assert "askers     4 at gavle, 1 at frankfurt\n" in out
+    assert "survives   the loss of any node or link\n" in out
+    assert "grows      4 times by 2027-Q4\n" in out
+    assert "decided in SE\n" in out
+    assert "never at   frankfurt: its jurisdictions are SE, this site is in DE\n" in out
+    assert "warm on    gavle: lane 0" in out
+    assert "warm on    frankfurt" not in out
+    assert "place      SE, 2 nodes today, at most 16\n" in out
+    assert ("Ask about decision my: a budget of 2 s for a model of 2 ms? Or is it 2 ms?\n") in out
+
+
+def test_what_is_for_planning_is_in_json(tidsram, tmp_path):
+    """The same for scripts."""
+    (tmp_path / "tidsram.toml").write_text(PLANNED)
+    save_model(tmp_path / "my.onnx")
+
+    status, out, _ = tidsram("check", "--json")
+
+    report = json.loads(out)
+    (decision,) = report["decisions"]
+    gavle, frankfurt = report["sites"]
+    assert status == 0
+    assert decision["arrivals"]["synchronised"] is True
+    assert decision["sources"] == {"gavle": 4, "frankfurt": 1}
+    assert (decision["jurisdictions"], decision["survives"]) == (["SE"], ["node", "link"])
+    assert (gavle["jurisdiction"], gavle["nodes"], gavle["forbidden"]) == ("SE", 2, {})
+    assert frankfurt["forbidden"] == {"my": "its jurisdictions are SE, this site is in DE"}
+    assert frankfurt["warm"] == {}
+    assert len(report["doubts"]) == 1
+
+
+def test_variant_without_a_model_is_planned_only(tidsram, tmp_path):
+    """Beside one that can be served it is no problem."""
+    planned = 'exact = { accuracy = 0.9, service.h = { p50 = "2 ms", p99_9 = "3 ms" } }'
+    text = LADDER.replace('exact = { model = "e.onnx", accuracy = 0.9 }', planned)
+    (tmp_path / "tidsram.toml").write_text(text + "[hardware.h]\n")
+    save_model(tmp_path / "q.onnx")
+
+    status, out, err = tidsram("check")
+
+    assert (status, err) == (0, "")
+    assert "variant    exact, accuracy 0.9, planned only\n" in out
+    assert out.endswith("All models can be served here.\n")
+
+
+def test_decision_without_a_model_is_a_no(tidsram, tmp_path):
+    """It can be planned; that nothing can serve it yet is the verdict."""
+    (tmp_path / "tidsram.toml").write_text(PLANNED.replace('bundle = "my.onnx"\n', ""))
+
+    status, out, err = tidsram("check")
+
+    assert status == 1
+    assert "model      planned only\n" in out
+    assert err == (
+        "tidsram: model my/my: it is declared for planning only and names no file. "
+        'Give it one, such as model = "models/my.onnx".\n'
+    )
+
+
 def test_no_site_that_fits_this_machine_is_a_no(tidsram, tmp_path):
     """A lane on a core that no machine of ours has."""
     lane = '[site.far]\nhardware = "h"\n[hardware.h]\nlanes = [{ cores = [4095] }]\n'
@@ -297,7 +387,7 @@ def test_bad_input_in_json_is_an_object_with_error_and_code(tidsram):
         ),
         (["serve", "m.onnx", "--budget", "2h"], '--budget: "2h" is more than an hour'),
         (["serve", "m.onnx", "--shape", "1,3"], '--shape: "1,3" is not a shape; write NAME=1,3,2'),
-        (["serve", "m.onnx", "--shape", "x=0,3"], "--shape: { x = [0, 3] } holds a wrong shape"),
+        (["serve", "m.onnx", "--shape", "x=0,3"], "--shape: { x = [0, 3] } is wrong at x: [0, 3]"),
         (["serve", "m.onnx", "--http", "here"], '--http: "here" is not host:port'),
         (["ask", "my", "--budget", "soon"], '--budget: "soon" is not a duration'),
     ],

@@ -40,3 +40,13 @@ class QuestionError(TidsramError):
     """A question that cannot be made into tensors, or an answer that cannot be read."""
 
     code = "question"
+
+
+class PlanError(TidsramError):
+    """The estate cannot be planned; the sentence names the place in it and the line to change."""
+
+    code = "plan"
+
+    def __init__(self, where: str, problem: str) -> None:
+        self.where, self.problem = where, problem
+        super().__init__(f"{where}: {problem}")

@@ -11,6 +11,7 @@ SECOND = 1_000_000_000
 _TIME = {"ns": 1, "us": US, "µs": US, "μs": US, "ms": MS, "s": SECOND}
 _TIME |= {"min": 60 * SECOND, "h": 3600 * SECOND}
 _PER = {"s": 1.0, "min": 1 / 60, "h": 1 / 3600}
+_DAYS = {"days": 1, "weeks": 7, "day": 1, "week": 7}
 _SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 # At most 15 digits: no time or size of ours needs more, and a float holds them exactly.
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-zµμ]+)")
@@ -24,6 +25,12 @@ def parse_duration(text: str) -> int:
     if ns < 1:
         raise ValueError(f'"{text}" is no time at all; write a duration like "20 ms"')
     return ns
+
+
+def parse_weeks(text: str) -> int:
+    """Return the weeks in `text`, such as "12 weeks" or "10 days", rounded up."""
+    number, unit = _split(text, _DAYS, 'a time like "12 weeks"')
+    return math.ceil(number * _DAYS[unit] / 7)
 
 
 def parse_rate(text: str) -> float:

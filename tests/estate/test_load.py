@@ -23,10 +23,13 @@ from tidsram.estate.types import (
     Answer,
     Arrivals,
     Criticality,
+    DataClass,
     Decision,
+    Delay,
     Estate,
     Hardware,
     Lane,
+    Link,
     Question,
     Site,
     Variant,
@@ -36,30 +39,59 @@ FULL = """
 [estate]
 name = "norrland"
 state = "var"
+measured = "facts"
+currency = "SEK"
 
 [site.gavle]
 hardware = "edge-2"
 http = "127.0.0.1:8701"
+jurisdiction = "SE"
+nodes = 2
+max_nodes = 8
+offers = ["edge-4"]
+location = [60.67, 17.14]
+yearly_cost = 1200
 
 [site.lulea]
 http = ""
 unix = "/run/lulea.sock"
 
+[link.gavle.lulea]
+rtt = { p50 = "9 ms", p99_9 = "13 ms" }
+
+[data.camera]
+jurisdictions = ["SE"]
+sites = ["gavle"]
+
+[hardware.edge-4]
+
 [hardware.edge-2]
 lanes = [{ cores = [1], device = "cpu" }, { cores = [2, 3] }]
 scheduling = "fifo"
 memory = "8 GiB"
+yearly_cost = 4200.5
+lead_time = "10 days"
 
 [decision.obstacle]
 bundle = "models/obstacle.onnx"
 budget = "100 ms"
 objective = 0.999
 criticality = "critical"
-arrivals = { kind = "periodic", rate = "10/s" }
+arrivals = { kind = "periodic", rate = "10/s", synchronised = true }
 queue = "newest"
 safe_action = { brake = true }
 record = "none"
 shapes = { images = [1, 3, 320, 320] }
+sources = { gavle = 4, lulea = 2 }
+growth = { 2027-Q4 = 4, 2027-Q1 = 1.5 }
+data = "camera"
+jurisdictions = ["SE", "NO"]
+survives = ["node", "link"]
+access = { p50 = "1 ms", p99_9 = "4 ms" }
+capture = "8 ms"
+actuation = "20 ms"
+memory = "200 MiB"
+service.edge-2 = { p50 = "18.5 ms", p99_9 = "21 ms" }
 
 [decision.obstacle.question]
 kind = "image"
@@ -91,6 +123,11 @@ accuracy = 0.9
 [decision."tissue.v2".variants.tiny]
 model = "t1.onnx"
 accuracy = 0.74
+
+[decision."tissue.v2".variants.planned]
+accuracy = 0.8
+memory = "1 GiB"
+service = { edge-4 = { p50 = "2 ms", p99_9 = "2 ms" } }
 """
 
 ESTATE = '[estate]\nname = "n"\n'
@@ -110,27 +147,50 @@ def test_full_estate_is_read_value_by_value():
     assert parse_estate(FULL, "tidsram.toml") == Estate(
         name="norrland",
         state="var",
+        measured="facts",
+        currency="SEK",
         sites={
             "gavle": Site(
-                name="gavle", hardware="edge-2", http="127.0.0.1:8701", unix="var/gavle.sock"
+                name="gavle",
+                hardware="edge-2",
+                http="127.0.0.1:8701",
+                unix="var/gavle.sock",
+                jurisdiction="SE",
+                nodes=2,
+                max_nodes=8,
+                offers=("edge-4",),
+                location=(60.67, 17.14),
+                yearly_cost=1200.0,
             ),
             "lulea": Site(name="lulea", http="", unix="/run/lulea.sock"),
         },
+        links=(Link(a="gavle", b="lulea", rtt=Delay(p50_ns=9_000_000, p99_9_ns=13_000_000)),),
+        data={"camera": DataClass(name="camera", jurisdictions=("SE",), sites=("gavle",))},
         hardware={
+            "edge-4": Hardware(),
             "edge-2": Hardware(
                 lanes=(Lane(cores=(1,)), Lane(cores=(2, 3))),
                 memory_bytes=8 * 2**30,
                 scheduling="fifo",
-            )
+                yearly_cost=4200.5,
+                lead_weeks=2,
+            ),
         },
         decisions={
             "obstacle": Decision(
                 name="obstacle",
-                ladder=(Variant(name="obstacle", model="models/obstacle.onnx"),),
+                ladder=(
+                    Variant(
+                        name="obstacle",
+                        model="models/obstacle.onnx",
+                        memory_bytes=200 * 2**20,
+                        service={"edge-2": Delay(p50_ns=18_500_000, p99_9_ns=21_000_000)},
+                    ),
+                ),
                 budget_ns=100_000_000,
                 objective=0.999,
                 criticality=Criticality.CRITICAL,
-                arrivals=Arrivals(kind="periodic", rate=10.0),
+                arrivals=Arrivals(kind="periodic", rate=10.0, synchronised=True),
                 queue="newest",
                 safe_action={"brake": True},
                 shapes={"images": (1, 3, 320, 320)},
@@ -144,11 +204,26 @@ def test_full_estate_is_read_value_by_value():
                 answer=Answer(
                     kind="boxes", decoder="nanodet", threshold=0.35, labels=("person", "car")
                 ),
+                sources={"gavle": 4, "lulea": 2},
+                growth={"2027-Q1": 1.5, "2027-Q4": 4.0},
+                data="camera",
+                jurisdictions=("SE", "NO"),
+                survives=("node", "link"),
+                access=Delay(p50_ns=1_000_000, p99_9_ns=4_000_000),
+                capture_ns=8_000_000,
+                actuation_ns=20_000_000,
             ),
             "tissue.v2": Decision(
                 name="tissue.v2",
                 ladder=(
                     Variant(name="fp32", model="t32.onnx", accuracy=0.9),
+                    Variant(
+                        name="planned",
+                        model="",
+                        accuracy=0.8,
+                        memory_bytes=2**30,
+                        service={"edge-4": Delay(p50_ns=2_000_000, p99_9_ns=2_000_000)},
+                    ),
                     Variant(name="int8", model="t8.onnx", accuracy=0.75),
                 ),
                 budget_ns=1_000_000_000,
@@ -347,8 +422,6 @@ B = 'b = { model = "b.onnx", accuracy = 0.8 }'
         (ladder(A.replace("0.9", '"0.9"')), "write the number without quotes"),
         (ladder(A.replace("0.9", "nan")), "accuracy = nan is not a finite number"),
         (ladder(A.replace("accuracy", "acuracy")), 'did you mean "accuracy"?'),
-        (ladder(A.replace("}", ', memory = "1 GiB" }')), LATER),
-        (ladder(A.replace("}", ', service = { edge = { p50 = "1 ms" } } }')), LATER),
         (
             ladder(f"{B}, {A}", "accuracy_floor = 0.95"),
             (
@@ -387,10 +460,6 @@ def test_single_variant_needs_no_accuracy():
 @pytest.mark.parametrize(
     ("addition", "table"),
     [
-        ("growth = { q1 = 1.5 }", "[decision.obstacle.growth]"),
-        ('data = "camera"', '[decision.obstacle] data = "camera"'),
-        ('jurisdictions = ["SE"]', '[decision.obstacle] jurisdictions = ["SE"]'),
-        ('sources = ["gavle"]', '[decision.obstacle] sources = ["gavle"]'),
         ('record = "required"', '[decision.obstacle] record = "required"'),
         ('record = "durable"', '[decision.obstacle] record = "durable"'),
         (
@@ -401,14 +470,9 @@ def test_single_variant_needs_no_accuracy():
             'arrivals = { kind = "poisson", rate = "1/s", file = "t.csv" }',
             '[decision.obstacle.arrivals] file = "t.csv"',
         ),
-        ("[link.a.b]", "[link]"),
-        ('[site.a]\njurisdiction = "SE"', '[site.a] jurisdiction = "SE"'),
-        ("[site.a]\nnodes = 1", "[site.a] nodes = 1"),
         ("[site.a.node.n1]", "[site.a.node]"),
-        ("[site.a]\nlocation = [60.67, 17.14]", "[site.a] location = [60.67, 17.14]"),
         ('[site.a]\ngrpc = "127.0.0.1:1"', "[site.a] grpc"),
         ('[site.a]\nfabric = "127.0.0.1:1"', "[site.a] fabric"),
-        ("[hardware.h]\nyearly_cost = 4200", "[hardware.h] yearly_cost = 4200"),
     ],
 )
 def test_promise_of_a_later_version_is_refused_not_ignored(addition, table):
@@ -614,9 +678,24 @@ def test_broken_toml_names_its_line(text, said):
     assert complaint(text).startswith(said)
 
 
-def test_deep_tables_do_not_exhaust_the_complaint():
-    """Dotted keys nest without the parser's recursion; showing such a value must not recurse."""
-    assert "is not a table of a decision" in complaint(f"{GOOD}z{'.z' * 3000} = 1\n")
+@pytest.mark.parametrize("part", ["z", '"z z"', " z "])
+def test_deep_keys_do_not_exhaust_the_parser(part):
+    """Its time for a dotted key grows with the square of its parts: a file of them takes days."""
+    key = ".".join([part] * 20_000)
+
+    said = complaint(f"{GOOD}{key} = 1\n")
+
+    assert said == "tidsram.toml: is nested too deeply; an estate needs three levels"
+
+
+def test_key_that_is_longer_than_any_name_is_cut_in_the_complaint():
+    """A person reads one line of it."""
+    assert len(complaint(f"{GOOD}{'z' * 1_000_000} = 1\n")) < 400
+
+
+def test_deep_values_are_shown_without_recursion():
+    """As deep as a key may be."""
+    assert "is not a table of a decision" in complaint(f"{GOOD}z{'.z' * 19} = 1\n")
 
 
 def test_huge_estate_is_refused_before_parsing(tmp_path):
@@ -665,6 +744,7 @@ def test_quick_estate_has_one_decision_named_after_the_file(tmp_path):
 
     assert estate == Estate(
         name="local",
+        measured=".tidsram/measured",
         sites={"local": Site(name="local", unix=".tidsram/local.sock")},
         decisions={
             "my-model-2": Decision(

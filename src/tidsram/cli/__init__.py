@@ -88,6 +88,12 @@ def _serve(
     ] = None,
     file: File = ESTATE,
     site: Annotated[str | None, typer.Option(help="The site to be; needed if many.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve what this plan gives the node.")
+    ] = None,
+    node: Annotated[
+        int | None, typer.Option(min=1, help="Which of the plan's nodes at the site to be.")
+    ] = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen here.")] = None,
     unix: Annotated[str | None, typer.Option(metavar="PATH", help="Listen on this socket.")] = None,
     as_json: Json = False,
@@ -102,8 +108,52 @@ def _serve(
         shapes=shapes,
         file=file,
         site=site,
+        plan=plan,
+        node=node,
         http=http,
         unix=unix,
+        as_json=as_json,
+    )
+    raise typer.Exit(status)
+
+
+@app.command("plan")
+def _plan(
+    file: File = ESTATE,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the plan lies; else <state>/plans.")
+    ] = None,
+    growth: Annotated[
+        str | None, typer.Option(metavar="2027-Q4", help="Plan until this quarter.")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="DECISION", help="Why it is made where it is made.")
+    ] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(metavar='"site.gavle down"', help="What a loss or more questions would do."),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="OLD.json", help="What has changed since that plan.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(min=100, max=10_000_000, help="To simulate for each flow and case.")
+    ] = 20_000,
+    seconds: Annotated[
+        int, typer.Option(min=1, max=86_400, help="Solve for at most so long.")
+    ] = 60,
+    as_json: Json = False,
+) -> None:
+    """Place every decision, dimension the machines, and prove that every budget holds."""
+    from tidsram.cli.plan import Effort, run
+
+    status = run(
+        file=file,
+        out=out,
+        effort=Effort(growth=growth, requests=requests, seconds=seconds),
+        decision=explain,
+        supposed=what_if,
+        old=compare,
         as_json=as_json,
     )
     raise typer.Exit(status)
@@ -135,6 +185,46 @@ def _ask(
         out=out,
     )
     raise typer.Exit(status)
+
+
+@app.command("profile")
+def _profile(
+    decisions: Annotated[
+        list[str] | None, typer.Argument(metavar="[DECISION]...", help="Which; else all.")
+    ] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="The type this machine is; else the first site's.")
+    ] = None,
+    runs: Annotated[
+        int, typer.Option(min=10, max=100_000, help="How many runs of each variant.")
+    ] = 2000,
+    file: File = ESTATE,
+    as_json: Json = False,
+) -> None:
+    """Measure what models take on this machine, for plans."""
+    from tidsram.cli.profile import run
+
+    status = run(
+        decisions=decisions or [], hardware=hardware, runs=runs, file=file, as_json=as_json
+    )
+    raise typer.Exit(status)
+
+
+@app.command("probe")
+def _probe(
+    here: Annotated[
+        str | None, typer.Option("--from", metavar="SITE", help="Where this machine stands.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=10, max=100_000, help="How many round trips to each site.")
+    ] = 300,
+    file: File = ESTATE,
+    as_json: Json = False,
+) -> None:
+    """Measure the round trips from here to other sites."""
+    from tidsram.cli.probe import run
+
+    raise typer.Exit(run(here=here, count=count, file=file, as_json=as_json))
 
 
 @app.command("background", context_settings={"allow_interspersed_args": False})

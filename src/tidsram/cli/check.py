@@ -7,27 +7,39 @@ from pathlib import Path
 import msgspec
 
 from tidsram.errors import EstateError, ModelRefused
-from tidsram.estate.load import load_estate, read_model
-from tidsram.estate.placement import lanes_of, show_cores, warm_lanes
+from tidsram.estate.doubts import doubts
+from tidsram.estate.load import load_estate, read_variant
+from tidsram.estate.placement import allowed_at, lanes_of, show_cores, warm_lanes
 from tidsram.estate.types import Arrivals, Decision, Estate, Lane, Variant
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
 from tidsram.units import US, show_ns, show_rate
 
 
 class SiteHere(msgspec.Struct, frozen=True):
-    """What a site's node would be on this machine; `problem` says why it cannot be one."""
+    """What a site's node would be on this machine; `problem` says why it cannot be one.
+
+    `forbidden` says of each decision that may not be made there why not.
+    """
 
     site: str
+    jurisdiction: str
+    nodes: int
+    max_nodes: int
+    hardware: str
     http: str
     unix: str
     scheduling: str
     lanes: tuple[Lane, ...]
     warm: dict[str, tuple[int, ...]]
+    forbidden: dict[str, str]
     problem: str
 
 
 class CheckedVariant(msgspec.Struct, frozen=True):
-    """One variant with what its model turned out to be; `problem` says why it is refused."""
+    """One variant with what its model turned out to be; `problem` says why it is refused.
+
+    Without a model and without a problem it is planned only, and others can be served.
+    """
 
     variant: Variant
     model: ModelSpec | None
@@ -69,6 +81,11 @@ class _DecisionJson(msgspec.Struct):
     arrivals: dict[str, str | float] | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    sources: dict[str, int]
+    growth: dict[str, float]
+    data: str
+    jurisdictions: tuple[str, ...]
+    survives: tuple[str, ...]
 
 
 class _ReportJson(msgspec.Struct):
@@ -78,6 +95,7 @@ class _ReportJson(msgspec.Struct):
     cores: list[int]
     sites: list[SiteHere]
     decisions: list[_DecisionJson]
+    doubts: tuple[str, ...]
 
 
 def run(*, file: Path, as_json: bool) -> int:
@@ -97,29 +115,44 @@ def run(*, file: Path, as_json: bool) -> int:
 
 def _site_here(estate: Estate, name: str, cores: list[int]) -> SiteHere:
     site = estate.sites[name]
+    forbidden = {
+        decision.name: why
+        for decision in estate.decisions.values()
+        if (why := allowed_at(estate, decision, site))
+    }
     lanes: tuple[Lane, ...] = ()
     warm: dict[str, tuple[int, ...]] = {}
     problem = ""
     try:
         lanes = lanes_of(estate, name, cores)
-        warm = warm_lanes(estate.decisions.values(), len(lanes))
+        allowed = [d for d in estate.decisions.values() if d.name not in forbidden]
+        warm = warm_lanes(allowed, len(lanes))
     except EstateError as error:
         problem = str(error)
     hardware = estate.hardware.get(site.hardware)
     return SiteHere(
         site=name,
+        jurisdiction=site.jurisdiction,
+        nodes=site.nodes,
+        max_nodes=site.max_nodes,
+        hardware=site.hardware,
         http=site.http,
         unix=site.unix,
         scheduling=hardware.scheduling if hardware else "auto",
         lanes=lanes,
         warm=warm,
+        forbidden=forbidden,
         problem=problem,
     )
 
 
 def _check_ladder(base: Path, decision: Decision) -> Checked:
     ladder: list[CheckedVariant] = []
+    served = any(variant.model for variant in decision.ladder)
     for variant in decision.ladder:
+        if served and not variant.model:
+            ladder.append(CheckedVariant(variant, None, ""))
+            continue
         top = next((checked for checked in ladder if checked.model), None)
         try:
             model = _inspect(base, decision, variant, top)
@@ -136,7 +169,8 @@ def _inspect(
     from tidsram.engine.inspect import inspect_model
     from tidsram.serve.ladder import check_alike
 
-    model = inspect_model(read_model(base / variant.model), variant.model, decision.shapes)
+    data = read_variant(base, decision, variant)
+    model = inspect_model(data, variant.model, decision.shapes)
     if top is not None and top.model is not None:
         check_alike(variant.model, model, top.variant.name, top.model)
     return model
@@ -158,6 +192,7 @@ def _print_json(
         cores=cores,
         sites=sites,
         decisions=[_decision_json(c) for c in checked],
+        doubts=doubts(estate),
     )
     print(msgspec.json.encode(report).decode())
 
@@ -178,6 +213,11 @@ def _decision_json(checked: Checked) -> _DecisionJson:
         arrivals=_arrivals_json(decision.arrivals) if decision.arrivals else None,
         inputs=model.inputs if model else (),
         outputs=model.outputs if model else (),
+        sources=decision.sources,
+        growth=decision.growth,
+        data=decision.data,
+        jurisdictions=decision.jurisdictions,
+        survives=decision.survives,
     )
 
 
@@ -187,6 +227,8 @@ def _arrivals_json(arrivals: Arrivals) -> dict[str, str | float]:
         found["cv"] = arrivals.cv
     if arrivals.burst:
         found["burst"] = arrivals.burst
+    if arrivals.synchronised:
+        found["synchronised"] = True
     return found
 
 
@@ -205,6 +247,8 @@ def _print_words(
         print(f"\nSite {site.site}")
         for label, words in _site_lines(site):
             print(f"  {label:<10} {words}")
+    for doubt in doubts(estate):
+        print(f"\nAsk about {doubt}")
     refused = [problem for one in checked for problem in one.problems]
     lost = [site.problem for site in sites if site.problem]
     print()
@@ -232,16 +276,36 @@ def _decision_lines(one: Checked, sites: list[SiteHere]) -> list[tuple[str, str]
         lines.append(("then", f"the client does {action}"))
     if decision.queue == "newest":
         lines.append(("queue", "of each stream only the newest waiting question counts"))
+    lines += _planning_lines(decision)
     for site in sites:
-        if not site.problem:
+        if decision.name in site.forbidden:
+            lines.append(("never at", f"{site.site}: {site.forbidden[decision.name]}"))
+        elif not site.problem:
             lanes = ", ".join(str(lane) for lane in site.warm[decision.name])
             lines.append(("warm on", f"{site.site}: lane {lanes}"))
     return lines
 
 
+def _planning_lines(decision: Decision) -> list[tuple[str, str]]:
+    lines = []
+    if decision.sources:
+        askers = [f"{many} at {site}" for site, many in decision.sources.items()]
+        survives = " or ".join(decision.survives)
+        lines.append(("askers", ", ".join(askers)))
+        lines.append(("survives", f"the loss of any {survives}" if survives else "no loss"))
+    if decision.growth:
+        grown = [f"{factor:g} times by {quarter}" for quarter, factor in decision.growth.items()]
+        lines.append(("grows", ", ".join(grown)))
+    if decision.data:
+        lines.append(("data", decision.data))
+    if decision.jurisdictions:
+        lines.append(("decided in", ", ".join(decision.jurisdictions)))
+    return lines
+
+
 def _variant_line(checked: CheckedVariant) -> tuple[str, str]:
     variant = checked.variant
-    found = f"{variant.model}: {_show_model(checked.model)}"
+    found = f"{variant.model}: {_show_model(checked.model)}" if variant.model else "planned only"
     if variant.accuracy is None:
         return "model", found
     return "variant", f"{variant.name}, accuracy {variant.accuracy:g}, {found}"
@@ -255,14 +319,18 @@ def _show_arrivals(arrivals: Arrivals | None) -> str:
         words.append(f"coefficient of variation {arrivals.cv:g}")
     if arrivals.burst:
         words.append(f"bursts of up to {arrivals.burst}")
+    if arrivals.synchronised:
+        words.append("all askers of a source at once")
     return ", ".join(words)
 
 
 def _site_lines(site: SiteHere) -> list[tuple[str, str]]:
+    where = [site.jurisdiction, f"{_count(site.nodes, 'node')} today, at most {site.max_nodes}"]
+    place = ("place", ", ".join(filter(None, [*where, site.hardware])))
     if site.problem:
-        return [("not here", site.problem)]
+        return [place, ("not here", site.problem)]
     opened = [f"http://{site.http}" if site.http else "", site.unix]
-    lines = [("listens", " and ".join(filter(None, opened)) or "nowhere")]
+    lines = [place, ("listens", " and ".join(filter(None, opened)) or "nowhere")]
     for index, lane in enumerate(site.lanes):
         warm = [name for name, lanes in site.warm.items() if index in lanes]
         lines.append((f"lane {index}", f"{show_cores(lane.cores)}: {', '.join(warm) or 'idle'}"))

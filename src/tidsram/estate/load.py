@@ -4,48 +4,51 @@ This module alone reads files; `parse_estate` is its pure part. Anything the fil
 version would not act on is refused: a declared promise is kept or complained about, never ignored.
 """
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from tidsram.errors import EstateError, ModelRefused
 from tidsram.estate import values
+from tidsram.estate.decisions import only_variant, read_decisions
+from tidsram.estate.placement import reach
+from tidsram.estate.plan import Plan, parse_plan
 from tidsram.estate.tables import Table
 from tidsram.estate.types import (
-    MAX_VARIANTS,
-    Answer,
-    Arrivals,
-    Criticality,
+    DataClass,
     Decision,
     Estate,
     Hardware,
     Lane,
-    Question,
+    Link,
     Site,
     Variant,
 )
 
 MAX_ESTATE_BYTES = 10_000_000
+MAX_PLAN_BYTES = 200_000_000
 MAX_MODEL_BYTES = 2**31  # protobuf's own limit, and so that of an .onnx file
 DEFAULT_HTTP = "127.0.0.1:8700"
 DEFAULT_STATE = ".tidsram"
 LOCAL = "local"
-MAX_BURST = 10_000
+MAX_NODES = 1000
 
 T = TypeVar("T")
 
-_DECISION_KEYS = (
-    *("bundle", "budget", "objective", "criticality", "arrivals", "queue"),
-    *("safe_action", "record", "shapes", "question", "answer", "variants", "accuracy_floor"),
+_SITE_KEYS = (
+    *("hardware", "http", "unix", "jurisdiction", "nodes", "max_nodes", "offers", "location"),
+    "yearly_cost",
 )
-_DECISION_LATER = ("sources", "growth", "data", "jurisdictions")
-_ARRIVALS_KEYS = ("kind", "rate", "cv", "burst")
-_SITE_KEYS = ("hardware", "http", "unix")
-_SITE_LATER = ("jurisdiction", "nodes", "node", "location", "grpc", "fabric")
-_QUESTION_KEYS = ("kind", "size", "color", "mean", "std", "layout", "images")
-_DECODED_KIND = {"nanodet": "boxes", "defect-grid": "boxes"}
+_SITE_LATER = ("node", "grpc", "fabric")
+_HARDWARE_KEYS = ("lanes", "scheduling", "memory", "yearly_cost", "lead_time")
+_RTT = 'rtt = { p50 = "9 ms", p99_9 = "13 ms" }'
+# Deeper than any estate; a key of ten thousand parts takes the parser seconds, of a million days.
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
 
 
 def load_estate(path: Path) -> Estate:
@@ -67,19 +70,23 @@ def parse_estate(text: str, where: str) -> Estate:
     """Return the estate that `text` declares; `where` names it in complaints."""
     if len(text) > MAX_ESTATE_BYTES:
         raise EstateError(where, _TOO_LARGE)
-    top = ("estate", "site", "hardware", "decision")
-    root = Table(where, (), "an estate", _parse_toml(text, where), top, later=("link",))
-    head = root.table("estate", "the estate", ("name", "state"))
+    top = ("estate", "site", "link", "hardware", "data", "decision")
+    root = Table(where, (), "an estate", _parse_toml(text, where), top)
+    head = root.table("estate", "the estate", ("name", "state", "measured", "currency"))
     if head is None:
         root.refuse('[estate] is missing; begin the file with [estate] and name = "my-estate"')
     state = head.get("state", values.text, DEFAULT_STATE)
-    return Estate(
+    places = Estate(
         name=head.need("name", values.name, 'name = "my-estate"'),
         state=state,
+        measured=head.get("measured", values.text, _default_measured(state)),
+        currency=head.get("currency", values.text, "EUR"),
         hardware=(hardware := _hardware(root)),
-        sites=_sites(root, state, hardware),
-        decisions=_decisions(root),
+        sites=(sites := _sites(root, state, hardware)),
+        links=_links(root, sites),
+        data=_data(root, sites),
     )
+    return replace(places, decisions=read_decisions(root, places))
 
 
 def quick_estate(
@@ -96,7 +103,7 @@ def quick_estate(
     name = values.valid_name(model.stem) or "model"
     decision = Decision(
         name=name,
-        ladder=_only(str(model.absolute())),
+        ladder=only_variant(str(model.absolute())),
         budget_ns=budget_ns,
         shapes=dict(shapes or {}),
     )
@@ -105,7 +112,12 @@ def quick_estate(
         http=read_option("--http", values.address, http),
         unix=_default_unix(DEFAULT_STATE, LOCAL) if unix is None else unix,
     )
-    return Estate(name=LOCAL, sites={LOCAL: site}, decisions={name: decision})
+    return Estate(
+        name=LOCAL,
+        sites={LOCAL: site},
+        decisions={name: decision},
+        measured=_default_measured(DEFAULT_STATE),
+    )
 
 
 def read_option(option: str, read: values.Reader[T], value: object) -> T:
@@ -116,8 +128,17 @@ def read_option(option: str, read: values.Reader[T], value: object) -> T:
         raise EstateError(option, str(error)) from None
 
 
+def read_variant(folder: Path, decision: Decision, variant: Variant) -> bytes:
+    """Return the bytes of a variant's model; the estate lies in `folder`."""
+    if not variant.model:
+        name = f"{decision.name}/{variant.name}"
+        problem = "it is declared for planning only and names no file"
+        raise ModelRefused(name, problem, 'Give it one, such as model = "models/my.onnx".')
+    return read_model(folder / variant.model)
+
+
 def read_model(file: Path) -> bytes:
-    """Return the bytes of a variant's model file."""
+    """Return the bytes of a model file."""
     name = str(file)
     try:
         if file.is_dir():
@@ -137,6 +158,7 @@ def read_model(file: Path) -> bytes:
     return data
 
 
+_TOO_DEEP = "is nested too deeply; an estate needs three levels"
 _TOO_LARGE = f"is larger than {MAX_ESTATE_BYTES // 10**6} MB; an estate is a text of some kilobytes"
 
 
@@ -155,10 +177,12 @@ def _decode(content: bytes, where: str) -> str:
 
 
 def _parse_toml(text: str, where: str) -> dict[str, object]:
+    if _DEEP_KEY.search(text):
+        raise EstateError(where, _TOO_DEEP)
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise EstateError(where, "is nested too deeply; an estate needs three levels") from None
+        raise EstateError(where, _TOO_DEEP) from None
     except tomllib.TOMLDecodeError as error:
         # Its text ends in "(at line 3, column 5)" or "(at end of document)".
         problem, _, place = str(error).rpartition(" (at ")
@@ -171,14 +195,14 @@ def _parse_toml(text: str, where: str) -> dict[str, object]:
 
 
 def _hardware(root: Table) -> dict[str, Hardware]:
-    declared = root.named(
-        "hardware", "a hardware type", ("lanes", "scheduling", "memory"), later=("yearly_cost",)
-    )
+    declared = root.named("hardware", "a hardware type", _HARDWARE_KEYS)
     return {
         name: Hardware(
             lanes=_lanes(table) if "lanes" in table else (),
             memory_bytes=table.get("memory", values.memory, 0),
             scheduling=table.get("scheduling", values.choice("auto", "fifo", "nice"), "auto"),
+            yearly_cost=table.get("yearly_cost", values.cost, 0.0),
+            lead_weeks=table.get("lead_time", values.weeks, 0),
         )
         for name, table in declared
     }
@@ -211,15 +235,24 @@ def _sites(root: Table, state: str, hardware: Mapping[str, Hardware]) -> dict[st
 
 
 def _site(name: str, table: Table, state: str, hardware: Mapping[str, Hardware]) -> Site:
-    kind = table.get("hardware", values.name, "")
-    if kind and kind not in hardware:
-        near = values.nearest(kind, list(hardware)) or f"; add [hardware.{kind}], or take it out"
-        table.refuse_value("hardware", f"is not declared in this file{near}")
+    known = values.declared("hardware", hardware)
+    nodes = table.get("nodes", values.whole(0, MAX_NODES), 1)
+    max_nodes = table.get("max_nodes", values.whole(0, MAX_NODES), max(16, nodes))
+    if max_nodes < nodes:
+        table.refuse_value(
+            "max_nodes", f"is less than nodes = {nodes}, which stand there today; raise it"
+        )
     return Site(
         name=name,
-        hardware=kind,
+        hardware=table.get("hardware", known, ""),
         http=table.get("http", values.address, DEFAULT_HTTP),
         unix=table.get("unix", values.text, _default_unix(state, name)),
+        jurisdiction=table.get("jurisdiction", values.name, ""),
+        nodes=nodes,
+        max_nodes=max_nodes,
+        offers=table.get("offers", values.set_of(known, most=64), ()),
+        location=table.get("location", values.location, None),
+        yearly_cost=table.get("yearly_cost", values.cost, 0.0),
     )
 
 
@@ -227,149 +260,69 @@ def _default_unix(state: str, site: str) -> str:
     return str(Path(state) / f"{site}.sock")
 
 
-def _decisions(root: Table) -> dict[str, Decision]:
-    declared = root.named("decision", "a decision", _DECISION_KEYS, later=_DECISION_LATER)
-    decisions = {name: _decision(name, table) for name, table in declared}
-    if not decisions:
-        root.refuse("declares no decision; add [decision.NAME] with its bundle and its budget")
-    return decisions
+def _default_measured(state: str) -> str:
+    return str(Path(state) / "measured")
 
 
-def _decision(name: str, table: Table) -> Decision:
-    return Decision(
-        name=name,
-        ladder=_ladder(table),
-        budget_ns=table.need("budget", values.duration, 'budget = "100 ms"'),
-        accuracy_floor=table.get("accuracy_floor", values.score, 0.0),
-        objective=table.get("objective", values.share, 0.99),
-        criticality=Criticality(table.get("criticality", values.choice(*Criticality), "standard")),
-        arrivals=_arrivals(table),
-        queue=table.get("queue", values.choice("edf", "newest"), "edf"),
-        safe_action=table.get("safe_action", values.action, None),
-        record=table.get("record", values.choice("none", later=("required", "durable")), "none"),
-        shapes=table.get("shapes", values.shapes, {}),
-        question=_question(table),
-        answer=_answer(table),
-    )
+def _links(root: Table, sites: Mapping[str, Site]) -> tuple[Link, ...]:
+    """Return the links, each pair of sites once; one without rtt has a prior to stand in for it."""
+    links: dict[frozenset[str], Link] = {}
+    known = values.declared("site", sites)
+    for a, ends in root.named("link", "a link", None, read_name=known):
+        for b, table in ends.each("a link", ("rtt",), read_name=known):
+            if frozenset((a, b)) in links:
+                table.refuse_self(f"is there already as [link.{b}.{a}]; keep one of them")
+            links[frozenset((a, b))] = _link(a, b, table, sites)
+    return tuple(links.values())
 
 
-def _ladder(decision: Table) -> tuple[Variant, ...]:
-    """Return the variants at or above the floor; equally accurate ones stay as declared."""
-    if "variants" not in decision:
-        return _only(_bundle(decision))
-    if "bundle" in decision:
-        decision.refuse_value(
-            "bundle", "stands beside variants; keep one of them, each variant names its own model"
+def _link(a: str, b: str, table: Table, sites: Mapping[str, Site]) -> Link:
+    if a == b:
+        table.refuse_self("joins a site to itself; take it out")
+    rtt = table.get("rtt", values.delay, None)
+    nowhere = [end for end in (a, b) if sites[end].location is None]
+    if rtt is None and nowhere:
+        table.refuse_self(
+            f"has no rtt, and {nowhere[0]} no location to estimate one from; add {_RTT} here, or "
+            f"location = [60.67, 17.14] to [site.{nowhere[0]}]"
         )
-    declared = list(
-        decision.named("variants", "a variant", ("model", "accuracy"), later=("memory", "service"))
-    )
-    if not 1 <= len(declared) <= MAX_VARIANTS:
-        decision.refuse_value(
-            "variants", f"declares {len(declared)} variants; allowed are 1 to {MAX_VARIANTS}"
+    return Link(a=a, b=b, rtt=rtt)
+
+
+def _data(root: Table, sites: Mapping[str, Site]) -> dict[str, DataClass]:
+    known = values.declared("site", sites)
+    present = frozenset(site.jurisdiction for site in sites.values())
+    found: dict[str, DataClass] = {}
+    for name, table in root.named("data", "a data class", ("jurisdictions", "sites")):
+        data = found[name] = DataClass(
+            name=name,
+            jurisdictions=table.get("jurisdictions", values.jurisdictions(present), ()),
+            sites=table.get("sites", values.set_of(known, most=values.MAX_LISTED), ()),
         )
-    compared = len(declared) > 1 or "accuracy_floor" in decision
-    variants = [_variant(name, table, compared=compared) for name, table in declared]
-    return _above_floor(decision, variants)
-
-
-def _bundle(decision: Table) -> str:
-    if "accuracy_floor" in decision:
-        decision.refuse_value(
-            "accuracy_floor", "compares variants, and there are none; declare them, or take it out"
-        )
-    return decision.need("bundle", values.text, 'bundle = "models/my.onnx"')
-
-
-def _only(model: str) -> tuple[Variant, ...]:
-    return (Variant(name=model.rsplit("/", 1)[-1].removesuffix(".onnx"), model=model),)
-
-
-def _variant(name: str, table: Table, *, compared: bool) -> Variant:
-    model = table.need("model", values.text, 'model = "models/my-int8.onnx"')
-    accuracy: float | None
-    if compared:
-        accuracy = table.need("accuracy", values.score, "accuracy = 0.9")
-    else:
-        accuracy = table.get("accuracy", values.score, None)
-    return Variant(name=name, model=model, accuracy=accuracy)
-
-
-def _above_floor(decision: Table, variants: list[Variant]) -> tuple[Variant, ...]:
-    floor = decision.get("accuracy_floor", values.score, 0.0)
-    ranked = sorted(variants, key=lambda variant: -(variant.accuracy or 0.0))
-    ladder = tuple(v for v in ranked if v.accuracy is None or v.accuracy >= floor)
-    if not ladder:
-        best = f"the most accurate is {ranked[0].name} with {ranked[0].accuracy:g}"
-        decision.refuse_value(
-            "accuracy_floor", f"leaves no variant, {best}; lower it, or add a better variant"
-        )
-    return ladder
-
-
-def _arrivals(decision: Table) -> Arrivals | None:
-    table = decision.table("arrivals", "arrivals", _ARRIVALS_KEYS, later=("file", "trace"))
-    if table is None:
-        return None
-    kinds = values.choice("periodic", "poisson", "gamma", later=("trace",))
-    kind = table.need("kind", kinds, 'kind = "periodic"')
-    if kind != "gamma" and "cv" in table:
-        table.refuse_value("cv", f'is of kind = "gamma" only, not of "{kind}"; take it out')
-    return Arrivals(
-        kind=kind,
-        rate=table.need("rate", values.rate, 'rate = "10/s"'),
-        cv=table.need("cv", values.variation, "cv = 2") if kind == "gamma" else 1.0,
-        burst=table.get("burst", values.whole(1, MAX_BURST), 0),
-    )
-
-
-def _question(decision: Table) -> Question | None:
-    table = decision.table("question", "a question", _QUESTION_KEYS)
-    if table is None:
-        return None
-    color: Literal["rgb", "bgr", "gray"]
-    color = table.get("color", values.choice("rgb", "bgr", "gray"), "rgb")
-    channels = 1 if color == "gray" else 3
-    return Question(
-        kind=table.need("kind", values.choice("image"), 'kind = "image"'),
-        size=table.get("size", values.size, None),
-        color=color,
-        mean=_per_channel(table, "mean", values.number, 0.0, channels),
-        std=_per_channel(table, "std", values.divisor, 1.0, channels),
-        layout=table.get("layout", values.choice("nchw", "nhwc"), "nchw"),
-        images=table.get("images", values.whole(1, 16), 1),
-    )
-
-
-def _per_channel(
-    table: Table, key: str, read: values.Reader[float], default: float, channels: int
-) -> tuple[float, ...]:
-    unset: tuple[float, ...] = (default,)
-    found = table.get(key, values.list_of(read, most=16), unset)
-    if len(found) not in (1, channels):
-        allowed = "1 number" if channels == 1 else f"1 number or {channels}"
-        table.refuse_value(
-            key, f"holds {len(found)} numbers; allowed is {allowed}, one a channel of an image"
-        )
+        if not reach(data, sites, present):
+            where = ", ".join(data.jurisdictions)
+            table.refuse_value("sites", f"are all outside its jurisdictions, {where}; change one")
     return found
 
 
-def _answer(decision: Table) -> Answer | None:
-    table = decision.table("answer", "an answer", ("kind", "decoder", "threshold", "labels"))
-    if table is None:
-        return None
-    kinds = values.choice("boxes", "mask", "class", "tensor")
-    kind = table.need("kind", kinds, 'kind = "boxes"')
-    decoder: Literal["", "nanodet", "defect-grid"]
-    decoder = table.get("decoder", values.choice(*_DECODED_KIND), "")
-    if decoder and _DECODED_KIND[decoder] != kind:
-        table.refuse_value("decoder", f'makes kind = "{_DECODED_KIND[decoder]}", not "{kind}"')
-    if kind in _DECODED_KIND.values() and not decoder:
-        words = ", ".join(f'"{word}"' for word in _DECODED_KIND)
-        table.refuse_value("kind", f"needs a decoder beside it; allowed is decoder = {words}")
-    return Answer(
-        kind=kind,
-        decoder=decoder,
-        threshold=table.get("threshold", values.score, 0.5),
-        labels=table.get("labels", values.list_of(values.text, most=10_000), ()),
-    )
+def load_plan(path: Path) -> Plan:
+    """Read the plan in the file `path`."""
+    where = str(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_PLAN_BYTES + 1)
+    except FileNotFoundError:
+        raise EstateError(where, "no such file; make a plan with `tidsram plan`") from None
+    except OSError as error:
+        raise EstateError(where, f"cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_PLAN_BYTES:
+        raise EstateError(where, f"is larger than {MAX_PLAN_BYTES // 10**6} MB; it is no plan")
+    return parse_plan(content, where)
+
+
+def estate_sha256(path: Path) -> str:
+    """Return the digest of an estate file, by which a plan knows its estate."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise EstateError(str(path), f"cannot be read: {error.strerror or error}") from None

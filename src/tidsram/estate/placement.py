@@ -1,9 +1,9 @@
-"""Which lanes a node has, and on which of them each decision is kept warm."""
+"""Where a decision may be made, which lanes a node has, and what is kept warm on them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from tidsram.errors import EstateError
-from tidsram.estate.types import Decision, Estate, Hardware, Lane, Site
+from tidsram.estate.types import DataClass, Decision, Estate, Hardware, Lane, Site
 from tidsram.estate.values import nearest
 
 # A warm model costs memory and start-up time; the fifth lane no longer buys much against either.
@@ -24,6 +24,31 @@ def pick_site(estate: Estate, name: str | None) -> Site:
         near = nearest(name, known) or f"; declared are {', '.join(known)}"
         raise EstateError(f"estate {estate.name}", f'declares no site "{name}"{near}')
     return estate.sites[name]
+
+
+def allowed_at(estate: Estate, decision: Decision, site: Site) -> str:
+    """Say why law or data class keep `decision` away from `site`; empty where they allow it.
+
+    A site that names no jurisdiction is in none: where either restricts, it is not allowed.
+    """
+    data = estate.data[decision.data] if decision.data else DataClass(name="")
+    here = f"this site is in {site.jurisdiction}" if site.jurisdiction else "this site names none"
+    if decision.jurisdictions and site.jurisdiction not in decision.jurisdictions:
+        return f"its jurisdictions are {', '.join(decision.jurisdictions)}, {here}"
+    if data.jurisdictions and site.jurisdiction not in data.jurisdictions:
+        return f"the jurisdictions of {data.name} data are {', '.join(data.jurisdictions)}, {here}"
+    if data.sites and site.name not in data.sites:
+        return f"{data.name} data may be at {', '.join(data.sites)} only"
+    return ""
+
+
+def reach(data: DataClass, sites: Mapping[str, Site], present: Set[str]) -> Set[str]:
+    """Return the jurisdictions of the sites where `data` may be; `present` are those of all.
+
+    What `allowed_at` says of each site, of all at once: a large estate has no time for the former.
+    """
+    reached = {sites[name].jurisdiction for name in data.sites} if data.sites else present
+    return reached & set(data.jurisdictions) if data.jurisdictions else reached
 
 
 def lanes_of(estate: Estate, site_name: str, cores_available: Sequence[int]) -> tuple[Lane, ...]:

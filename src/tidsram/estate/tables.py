@@ -14,7 +14,8 @@ class Table:
     """One table of an estate file, with its place for every complaint.
 
     `what` is what it declares ("a decision"); `keys` are those read, `later` those of the design
-    that this version refuses. Creating one checks that the table holds nothing else.
+    that this version refuses. Creating one checks that the table holds nothing else; without
+    `keys`, its keys are names.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class Table:
         path: Sequence[str],
         what: str,
         content: Mapping[str, object],
-        keys: Sequence[str],
+        keys: Sequence[str] | None,
         *,
         later: Sequence[str] = (),
         item: str = "",
@@ -33,7 +34,7 @@ class Table:
         for key in content:
             if key in later:
                 self.refuse(f"{self._entry(key)} {LATER}")
-            if key not in keys:
+            if keys is not None and key not in keys:
                 self._unknown(key, keys)
 
     def __contains__(self, key: str) -> bool:
@@ -61,25 +62,42 @@ class Table:
         return Table(self._where, (*self._path, key), what, inner, keys, later=later)
 
     def named(
-        self, key: str, what: str, keys: Sequence[str], *, later: Sequence[str] = ()
+        self,
+        key: str,
+        what: str,
+        keys: Sequence[str] | None,
+        *,
+        later: Sequence[str] = (),
+        read_name: Reader[str] = values.name,
     ) -> Iterator[tuple[str, "Table"]]:
         """Yield the name and table of each [key.NAME] below this table."""
         group = self._content.get(key, {})
         if not isinstance(group, dict):
             header = self._at(key, "NAME")
             self.refuse(f"{self._entry(key)} is not a table; write {header} and its keys")
-        for name, inner in group.items():
-            at = self._at(key, name)
+        below = Table(self._where, (*self._path, key), what, group, None)
+        return below.each(what, keys, later=later, read_name=read_name)
+
+    def each(
+        self,
+        what: str,
+        keys: Sequence[str] | None,
+        *,
+        later: Sequence[str] = (),
+        read_name: Reader[str] = values.name,
+    ) -> Iterator[tuple[str, "Table"]]:
+        """Yield each name in this table and the table under it."""
+        for name, inner in self._content.items():
             if not isinstance(inner, dict):
                 self.refuse(
-                    f"{self._at(key)} {show_key(name)} = {show(inner)} stands outside a table "
-                    f"of its own; write {self._at(key, 'NAME')} above the keys of {what}"
+                    f"{self._at()} {show_key(name)} = {show(inner)} stands outside a table "
+                    f"of its own; write {self._at('NAME')} above the keys of {what}"
                 )
             try:
-                values.name(name)
+                read_name(name)
             except ValueError as error:
-                self.refuse(f"{at} {error}")
-            yield name, Table(self._where, (*self._path, key, name), what, inner, keys, later=later)
+                self.refuse(f"{self._at(name)} {error}")
+            yield name, Table(self._where, (*self._path, name), what, inner, keys, later=later)
 
     def listed(
         self, key: str, what: str, keys: Sequence[str], *, example: str
@@ -90,6 +108,10 @@ class Table:
             self.refuse(f"{self._entry(key)} is not a list of tables; write one like {example}")
         for index, inner in enumerate(items):
             yield Table(self._where, self._path, what, inner, keys, item=f"{key}[{index}]")
+
+    def refuse_self(self, problem: str) -> NoReturn:
+        """Raise for a table that is wrong as a whole; `problem` follows its header."""
+        self.refuse(f"{self._at()} {problem}")
 
     def refuse_value(self, key: str, problem: str) -> NoReturn:
         """Raise for a value that is wrong beside others; `problem` follows `key = value`."""

@@ -28,13 +28,22 @@ class Arrivals(Struct, frozen=True, kw_only=True):
     """How often a decision's questions come: `rate` in questions per second.
 
     `cv` is the coefficient of variation of gamma's gaps (1 is poisson); `burst` is how many may
-    come at once within the declaration, 0 where it is left to be derived.
+    come at once within the declaration, 0 where it is left to be derived. `synchronised`: all of a
+    source's askers ask at the same instant (periodic only), as cameras on one trigger line do.
     """
 
     kind: Literal["periodic", "poisson", "gamma"]
     rate: float
     cv: float = 1.0
     burst: int = 0
+    synchronised: bool = False
+
+
+class Delay(Struct, frozen=True, kw_only=True):
+    """A distribution of times by two of its quantiles, in ns."""
+
+    p50_ns: int
+    p99_9_ns: int
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -67,11 +76,17 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """One executable form of a decision's model; `accuracy` is its share right, where declared."""
+    """One executable form of a decision's model; `accuracy` is its share right, where declared.
+
+    `service` is what a run takes by hardware type, and `memory_bytes` what a worker takes, as
+    declared for planning before there is a profile; 0 and nothing where the file says nothing.
+    """
 
     name: str
-    model: str  # a single .onnx file; absolute, or relative to the estate file
+    model: str  # a single .onnx file; absolute, or relative to the estate file; "": planned only
     accuracy: float | None = None
+    memory_bytes: int = 0
+    service: dict[str, Delay] = {}
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -94,6 +109,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     shapes: dict[str, tuple[int, ...]] = {}  # input → fixed shape, where the model leaves it open
     question: Question | None = None
     answer: Answer | None = None
+    sources: dict[str, int] = {}  # site → how many ask there, each at the declared arrivals
+    growth: dict[str, float] = {}  # quarter, such as "2027-Q1" → how many times today's questions
+    data: str = ""  # its data class, one of the estate's
+    jurisdictions: tuple[str, ...] = ()  # where it may be decided; empty: anywhere
+    survives: tuple[Literal["node", "site", "link"], ...] = ("node", "site", "link")
+    access: Delay | None = None  # round trip between the asker and its own site
+    capture_ns: int = 0  # from the moment the question arises until it is sent; in the budget
+    actuation_ns: int = 0  # from the answer in hand until something moves; after the budget
 
 
 def left_open(decision: Decision) -> Arrivals | None:
@@ -119,18 +142,44 @@ class Hardware(Struct, frozen=True, kw_only=True):
     lanes: tuple[Lane, ...] = ()
     memory_bytes: int = 0
     scheduling: Literal["auto", "fifo", "nice"] = "auto"
+    yearly_cost: float = 0.0  # of one node, in the estate's currency
+    lead_weeks: int = 0  # from the order of a node to its first answer
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """A place with a node. `http` is host:port (empty: not opened), `unix` a socket's path.
+    """A place with nodes. `http` is host:port (empty: not opened), `unix` a socket's path.
 
     A relative `unix` starts at the estate file, as `state` does. No hardware: lanes by default.
+    `nodes` of that hardware stand there today; a plan may have up to `max_nodes`, of its hardware
+    or of what it `offers`. `location` is latitude and longitude in degrees.
     """
 
     name: str
     hardware: str = ""
     http: str = "127.0.0.1:8700"
     unix: str = ""  # `load` fills in <state>/<site>.sock where the file says nothing
+    jurisdiction: str = ""
+    nodes: int = 1
+    max_nodes: int = 16
+    offers: tuple[str, ...] = ()  # hardware types beside its own
+    location: tuple[float, float] | None = None
+    yearly_cost: float = 0.0  # of keeping the site open, without its nodes
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """Two sites joined by a network; `rtt` is the round trip between them, where declared."""
+
+    a: str
+    b: str
+    rtt: Delay | None = None
+
+
+class DataClass(Struct, frozen=True, kw_only=True):
+    """A kind of data: where it may be. Empty: anywhere."""
+
+    name: str
+    jurisdictions: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
 
 
 class Estate(Struct, frozen=True, kw_only=True):
@@ -144,3 +193,7 @@ class Estate(Struct, frozen=True, kw_only=True):
     sites: dict[str, Site] = {}
     hardware: dict[str, Hardware] = {}
     decisions: dict[str, Decision] = {}
+    links: tuple[Link, ...] = ()
+    data: dict[str, DataClass] = {}
+    currency: str = "EUR"
+    measured: str = ""  # where measured facts lie; `load` fills in <state>/measured

@@ -7,12 +7,13 @@ sentence. Nothing here knows a file or a table.
 import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Any, TypeVar
 
 import msgspec
 
 from tidsram import units
+from tidsram.estate.types import Delay
 
 VERSION = "0.1.0"  # the package's own; a test holds the two together
 LATER = (
@@ -22,12 +23,19 @@ LATER = (
 MAX_DURATION_NS = 3600 * units.SECOND
 MAX_RATE = 1e6
 MAX_NUMBER = 1e15
+MAX_GROWTH = 1000.0
+MAX_LEAD_WEEKS = 520
+MAX_LISTED = 10_000
 MAX_ACTION_BYTES = 4096  # a safe action rides on every rejection, which leaves within 1 ms
 _SHOWN = 60
+_NAMED = 64  # the longest name
 _SHOWN_DEPTH = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_QUARTER = re.compile(r"(20[0-9]{2})-Q([1-4])")
+_NEAR_QUARTER = re.compile(r"(20[0-9]{2})[ _/.-]*[A-Za-z]?([1-4])")
+_DELAY = '{ p50 = "9 ms", p99_9 = "13 ms" }'
 
 T = TypeVar("T")
 Reader = Callable[[object], T]
@@ -66,6 +74,39 @@ def duration(value: object) -> int:
     if ns > MAX_DURATION_NS:
         raise WrongValue(f'{show(value)} is more than an hour; allowed is at most "1 h"')
     return ns
+
+
+def delay(value: object) -> Delay:
+    """Read a distribution of times by two quantiles: { p50 = "9 ms", p99_9 = "13 ms" }."""
+    times = table_of(choice("p50", "p99_9"), duration, _DELAY)(value)
+    if len(times) < 2:
+        raise WrongValue(f"{show(value)} lacks one of its two quantiles; write one like {_DELAY}")
+    if times["p99_9"] < times["p50"]:
+        raise WrongValue(
+            f"{show(value)} has its p99_9 below its p50; 999 of 1000 take at most the one, half "
+            "of all at most the other"
+        )
+    return Delay(p50_ns=times["p50"], p99_9_ns=times["p99_9"])
+
+
+def weeks(value: object) -> int:
+    """Read a lead time such as "12 weeks" or "10 days", rounded up to weeks."""
+    if bare := _bare_number(value):
+        raise WrongValue(f'{show(value)} has no unit; did you mean "{bare} weeks"?')
+    found = units.parse_weeks(_plain_text(value, 'a lead time; write one like "12 weeks"'))
+    if found > MAX_LEAD_WEEKS:
+        raise WrongValue(f'{show(value)} is more than ten years; at most "{MAX_LEAD_WEEKS} weeks"')
+    return found
+
+
+def quarter(value: object) -> str:
+    """Read a quarter such as "2027-Q1"."""
+    written = text(value)
+    if not _QUARTER.fullmatch(written):
+        near = _NEAR_QUARTER.fullmatch(written)
+        advice = f'; did you mean "{near[1]}-Q{near[2]}"?' if near else ""
+        raise WrongValue(f'{show(value)} is not a quarter such as "2027-Q1"{advice}')
+    return written
 
 
 def rate(value: object) -> float:
@@ -125,6 +166,47 @@ def divisor(value: object) -> float:
     return found
 
 
+def cost(value: object) -> float:
+    """Read a cost: zero or more."""
+    found = number(value)
+    if found < 0:
+        raise WrongValue(f"{show(value)} is below zero; a cost is zero or more")
+    return found
+
+
+def growth(value: object) -> float:
+    """Read how many times today's questions come: above zero, at most a thousand."""
+    found = number(value)
+    if not 0 < found <= MAX_GROWTH:
+        raise WrongValue(
+            f"{show(value)} is not a factor above 0 and at most {MAX_GROWTH:.0f}; 1.5 is half as "
+            "much again as today"
+        )
+    return found
+
+
+def flag(value: object) -> bool:
+    """Read true or false."""
+    if not isinstance(value, bool):
+        raise WrongValue(f"{show(value)} is neither true nor false")
+    return value
+
+
+def location(value: object) -> tuple[float, float]:
+    """Read a latitude and a longitude in degrees."""
+    found = list_of(number, most=_SHOWN)(value)
+    if len(found) != 2:
+        raise WrongValue(f"{show(value)} is not a latitude and a longitude, as [60.67, 17.14]")
+    latitude, longitude = found
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        swapped = abs(latitude) <= 180 and abs(longitude) <= 90
+        raise WrongValue(
+            f"{show(value)} is nowhere: latitude comes first, from -90 to 90, then longitude, from "
+            "-180 to 180" + (f"; did you mean {show([longitude, latitude])}?" if swapped else "")
+        )
+    return latitude, longitude
+
+
 def variation(value: object) -> float:
     """Read a coefficient of variation: from 0.01, all but regular, to 100."""
     found = number(value)
@@ -169,16 +251,82 @@ def whole(low: int, high: int) -> Reader[int]:
     return read
 
 
-def list_of(read_item: Reader[T], *, most: int) -> Reader[tuple[T, ...]]:
-    """Return a reader of lists with 1 to `most` items."""
+def list_of(read_item: Reader[T], *, most: int, least: int = 1) -> Reader[tuple[T, ...]]:
+    """Return a reader of lists with `least` to `most` items."""
 
     def read(value: object) -> tuple[T, ...]:
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            raise WrongValue(f"{show(value)} is not a list of 1 to {most} items")
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            raise WrongValue(f"{show(value)} is not a list of {least} to {most} items")
         try:
             return tuple(read_item(item) for item in value)
         except ValueError as error:
             raise WrongValue(f"{show(value)} holds a wrong item: {error}") from None
+
+    return read
+
+
+def set_of(read_item: Reader[T], *, most: int, least: int = 1) -> Reader[tuple[T, ...]]:
+    """Return a reader of lists in which no word comes twice."""
+    listed = list_of(read_item, most=most, least=least)
+
+    def read(value: object) -> tuple[T, ...]:
+        seen: set[T] = set()
+        for word in (found := listed(value)):
+            if word in seen:
+                raise WrongValue(f"{show(value)} names {show(word)} twice; name it once")
+            seen.add(word)
+        return found
+
+    return read
+
+
+def table_of(read_key: Reader[str], read_value: Reader[T], example: str) -> Reader[dict[str, T]]:
+    """Return a reader of tables whose keys are data, written like `example`."""
+
+    def read(value: object) -> dict[str, T]:
+        if not isinstance(value, dict):
+            raise WrongValue(f"{show(value)} is not a table; write one like {example}")
+        found: dict[str, T] = {}
+        for key, inner in value.items():
+            try:
+                read_key(key)
+            except ValueError as error:
+                raise WrongValue(f"{show(value)} has a wrong key: {error}") from None
+            try:
+                found[key] = read_value(inner)
+            except ValueError as error:
+                raise WrongValue(f"{show(value)} is wrong at {show_key(key)}: {error}") from None
+        return found
+
+    return read
+
+
+def declared(group: str, known: Collection[str]) -> Reader[str]:
+    """Return a reader of names that the file declares as [group.NAME]."""
+
+    def read(value: object) -> str:
+        found = name(value)
+        if found not in known:
+            near = nearest(found, list(known)) or f"; add [{group}.{found}], or take it out"
+            raise WrongValue(f"{show(value)} is not declared in this file{near}")
+        return found
+
+    return read
+
+
+def jurisdictions(present: Set[str]) -> Reader[tuple[str, ...]]:
+    """Return a reader of jurisdictions; a site must be in one of them, of those `present`."""
+    listed = set_of(name, most=64)
+
+    def read(value: object) -> tuple[str, ...]:
+        found = listed(value)
+        if present.isdisjoint(found):
+            known = sorted(present - {""})
+            advice = nearest(found[0], known) or f"; sites are in {', '.join(known[:8])}"
+            if not known:
+                advice = f'; no site names its own, add a line such as jurisdiction = "{found[0]}"'
+            raise WrongValue(f"{show(value)} leaves no site of this file{advice}")
+        return found
 
     return read
 
@@ -193,13 +341,8 @@ def size(value: object) -> tuple[int, int]:
 
 def shapes(value: object) -> dict[str, tuple[int, ...]]:
     """Read the fixed shapes of a model's inputs, by the input's name."""
-    if not isinstance(value, dict):
-        raise WrongValue(f"{show(value)} is not a table; write one like {{ input = [1, 3, 8, 8] }}")
     dimensions = list_of(whole(1, 2**31 - 1), most=16)
-    try:
-        return {text(input_name): dimensions(shape) for input_name, shape in value.items()}
-    except ValueError as error:
-        raise WrongValue(f"{show(value)} holds a wrong shape: {error}") from None
+    return table_of(text, dimensions, "{ input = [1, 3, 8, 8] }")(value)
 
 
 def choice(*allowed: str, later: Sequence[str] = ()) -> Reader[Any]:
@@ -236,8 +379,8 @@ def show(value: object) -> str:
 
 
 def show_key(key: str) -> str:
-    """Show a key as TOML writes it: in quotes where it needs them."""
-    return key if _BARE_KEY.fullmatch(key) else show(key)
+    """Show a key as TOML writes it: in quotes where it needs them, cut where it is no name."""
+    return key if len(key) <= _NAMED and _BARE_KEY.fullmatch(key) else show(key)
 
 
 def _toml(value: object, depth: int) -> str:

@@ -12,14 +12,14 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tidsram import clock
 from tidsram.errors import ModelRefused, NodeError
 from tidsram.estate.load import read_model
 from tidsram.estate.placement import lanes_of, warm_lanes
-from tidsram.estate.types import Criticality, Estate, Hardware, Site
+from tidsram.estate.types import Criticality, Estate, Hardware, Site, Variant
 from tidsram.outcome import Reason
 from tidsram.protocol.wire import plan_slots
 from tidsram.serve import machine, usage
@@ -78,9 +78,19 @@ def fifo_levels(busy: float, critical: float) -> int:
 
 
 class Supervisor:
-    """Starts a node and keeps it up until it is told to drain."""
+    """Starts a node and keeps it up until it is told to drain.
 
-    def __init__(self, estate: Estate, site: Site, folder: Path, say: Say) -> None:
+    `warm` are the lanes of each decision by a plan; without one the node sees to that itself.
+    """
+
+    def __init__(
+        self,
+        estate: Estate,
+        site: Site,
+        folder: Path,
+        say: Say,
+        warm: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
         self._estate, self._site, self._folder, self._say = estate, site, folder, say
         self._cores = sorted(os.sched_getaffinity(0))
         self._lanes = lanes_of(estate, site.name, self._cores)
@@ -91,7 +101,7 @@ class Supervisor:
         self._scheduling, self._memory_bytes = hardware.scheduling, hardware.memory_bytes
         self._pools: dict[str, Pooled] = {}
         self._workers: list[Process] = []
-        placed = warm_lanes(estate.decisions.values(), len(self._lanes))
+        placed = warm or warm_lanes(estate.decisions.values(), len(self._lanes))
         for name, lanes in placed.items():
             self._workers += [Process(estate.decisions[name], lane) for lane in lanes]
         homes = {name: (estate.decisions[name], lanes[0]) for name, lanes in placed.items()}
@@ -146,13 +156,19 @@ class Supervisor:
     def _read_model(self, pooled: Pooled, rung: int) -> None:
         variant = pooled.decision.ladder[rung]
         try:
-            data = read_model(self._folder / variant.model)
+            data = self._model_of(variant)
         except ModelRefused as refusal:
             if not pooled.model_fds and variant is pooled.decision.ladder[-1]:
                 raise
             self._leave_out(pooled, variant.name, f"{refusal.problem}. {refusal.remedy}")
         else:
             pooled.model_fds[rung] = model_memory(variant.name, data)
+
+    def _model_of(self, variant: Variant) -> bytes:
+        if not variant.model:
+            problem = "it is declared for planning only"
+            raise ModelRefused(variant.name, problem, 'Name its .onnx file with model = "…".')
+        return read_model(self._folder / variant.model)
 
     def _leave_out(self, pooled: Pooled, variant: str, why: str) -> None:
         """Go on without a variant, whichever worker could not load it."""
@@ -669,6 +685,12 @@ class Supervisor:
             self._say(line)
 
 
-def run_node(estate: Estate, site: Site, folder: Path, say: Say) -> None:
+def run_node(
+    estate: Estate,
+    site: Site,
+    folder: Path,
+    say: Say,
+    warm: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
     """Serve until drained. Raises TidsramError with a sentence when the node cannot start."""
-    asyncio.run(Supervisor(estate, site, folder, say).run())
+    asyncio.run(Supervisor(estate, site, folder, say, warm).run())
