@@ -1,9 +1,12 @@
 """`python -m bench`: measure everything and renew docs/benchmarks.md.
 
-`--quick` makes it a few minutes of smoke test; its figures are not for publishing.
+`--quick` makes it a few minutes of smoke test; its figures are not for publishing. The planner's
+are measured one by one as well: `python -m bench plan`, `plan-speed`, `plan-exhaustive` and
+`plan-serve`, each with options of its own; `python -m bench.report` then renews the page.
 """
 
 import argparse
+import importlib
 import subprocess
 import sys
 
@@ -19,12 +22,32 @@ BENCHES = [
     (["bench.pressure.live"], ["--quick"]),
     (["bench.pressure.contention"], ["--quick"]),
     (["bench.pressure.faults"], ["--quick"]),
+    (["bench.plan.score"], ["--estates", "1", "--requests", "2000", "--own-requests", "1000"]),
+    (["bench.plan.speed"], ["--decisions", "20", "--requests", "300", "--solve-seconds", "5"]),
+    (["bench.plan.exhaustive"], ["--estates", "2", "--requests", "1000"]),
+    (["bench.plan.serve"], ["--runs", "1", "--seconds", "10", "--profile-runs", "200"]),
     (["bench.node"], ["--starts", "3", "--idle-seconds", "5", "--faults", "2"]),
 ]
 
+# Those that have a name of their own.
+NAMED = {
+    "plan": "bench.plan.score",
+    "plan-speed": "bench.plan.speed",
+    "plan-exhaustive": "bench.plan.exhaustive",
+    "plan-serve": "bench.plan.serve",
+}
+
 
 def main() -> None:
-    """Run each measurement in a process of its own, so none inherits another's settings."""
+    """Run the named measurement, or each in a process of its own: none inherits settings."""
+    if len(sys.argv) > 1 and sys.argv[1] in NAMED:
+        importlib.import_module(NAMED[sys.argv[1]]).main(sys.argv[2:])
+    else:
+        _all()
+
+
+def _all() -> None:
+    """Run every measurement, and renew the page unless it was quick."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick

@@ -32,6 +32,7 @@ Result = Mapping[str, Any]
 def main() -> None:
     """Write a section and a plot for every result that exists."""
     # Their tables are made by this module.
+    from bench.plan.report import plan_exhaustive, plan_score, plan_serve, plan_speed
     from bench.pressure.report import pressure_grid, pressure_live
     from bench.pressure.report_faults import pressure_contention, pressure_faults
 
@@ -45,6 +46,10 @@ def main() -> None:
         "pressure_live": pressure_live,
         "pressure_contention": pressure_contention,
         "pressure_faults": pressure_faults,
+        "plan_score": plan_score,
+        "plan_speed": plan_speed,
+        "plan_exhaustive": plan_exhaustive,
+        "plan_serve": plan_serve,
         "node": node,
     }
     for name, section in sections.items():

@@ -1,0 +1,1 @@
+"""Our planner against others: generated estates, what each plan costs, and whether it holds."""
