@@ -3,8 +3,9 @@
 import pytest
 
 from tidsram.errors import EstateError
+from tidsram.estate.distance import great_circle_km
 from tidsram.estate.types import Decision, Estate, Hardware, Lane, Link, Site, Variant
-from tidsram.lab.probe import floor_ns, great_circle_km, joined_to, pick_here
+from tidsram.lab.probe import joined_to, light_ns, pick_here
 from tidsram.lab.profile import pick_hardware, pick_lane, pick_subjects
 from tidsram.units import MS, SECOND
 
@@ -113,5 +114,5 @@ def test_distances_are_those_of_the_globe(a, b, km):
 
 def test_light_sets_the_floor():
     """0.98 ms for 100 km there and back; unknown where a place is not declared."""
-    assert floor_ns(GAVLE, LULEA) == pytest.approx(5.9 * MS, rel=0.02)
-    assert floor_ns(GAVLE, KIRUNA) is None
+    assert light_ns(GAVLE, LULEA) == pytest.approx(5.9 * MS, rel=0.02)
+    assert light_ns(GAVLE, KIRUNA) is None

@@ -20,11 +20,12 @@ from small_estates import (
 )
 
 from tidsram.errors import PlanError
+from tidsram.estate.distance import floor_ns
 from tidsram.estate.types import Arrivals, Criticality, DataClass, Link
 from tidsram.lab.facts import Measured
 from tidsram.plan.assumptions import assumptions, measured_share
 from tidsram.plan.demand import flows
-from tidsram.plan.geography import CLOUDS, STOCKHOLM, cloud_rtt, floor_ns, prior
+from tidsram.plan.geography import CLOUDS, STOCKHOLM, cloud_rtt, prior
 from tidsram.plan.latency import World, access, cases, needs, reaction_ns, wait_epsilon
 from tidsram.plan.problem import Case, Term
 from tidsram.plan.spread import quantile_ns

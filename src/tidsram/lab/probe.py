@@ -7,21 +7,19 @@ measurement but a mistake in the estate, and is refused.
 import re
 import socket
 from collections.abc import Callable
-from math import asin, cos, radians, sin, sqrt
 from typing import Final
 
 from msgspec import Struct
 
 from tidsram import clock
 from tidsram.errors import EstateError, TidsramError
+from tidsram.estate.distance import floor_ns
 from tidsram.estate.placement import pick_site
 from tidsram.estate.types import Estate, Site
 from tidsram.estate.values import show_key
 from tidsram.lab.facts import LinkProbe
 from tidsram.units import MS, show_ns
 
-FIBRE_NS_PER_KM: Final = 9_800  # there and back: light in glass takes 4.9 µs for a kilometre
-_EARTH_KM: Final = 6371.0
 _SPACING_NS: Final = 10 * MS
 _DROPPED: Final = 5  # the first ones open the way: address resolution, caches, routes
 _PATIENCE_S: Final = 5.0
@@ -70,24 +68,14 @@ def joined_to(estate: Estate, here: Site) -> list[Far]:
             f"is joined to no other site; add [link.{show_key(here.name)}.OTHER] for each that is",
         )
     return [
-        Far(here=here, there=there, floor_ns=floor_ns(here, there))
+        Far(here=here, there=there, floor_ns=light_ns(here, there))
         for there in (estate.sites[name] for name in others)
     ]
 
 
-def floor_ns(a: Site, b: Site) -> int | None:
+def light_ns(a: Site, b: Site) -> int | None:
     """Return the round trip that fibre along the great circle would take; None: place unknown."""
-    if a.location is None or b.location is None:
-        return None
-    return round(great_circle_km(a.location, b.location) * FIBRE_NS_PER_KM)
-
-
-def great_circle_km(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Return the distance of two places, given in degrees of latitude and longitude."""
-    (north_a, east_a), (north_b, east_b) = map(radians, a), map(radians, b)
-    turn = sin((north_b - north_a) / 2) ** 2
-    turn += cos(north_a) * cos(north_b) * sin((east_b - east_a) / 2) ** 2
-    return 2 * _EARTH_KM * asin(sqrt(min(1.0, turn)))
+    return floor_ns(a.location, b.location) if a.location and b.location else None
 
 
 def probe(far: Far, count: int, tell: Tell) -> LinkProbe:

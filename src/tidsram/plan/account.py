@@ -1,7 +1,7 @@
 """What was found, told as a plan: places, budgets, proofs, and why not elsewhere."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tidsram.estate.plan import (
     Elsewhere,
@@ -144,9 +144,7 @@ def _proofs(found: Found, number: int, task: Task) -> tuple[Proof, ...]:
         home, case = scenario.homes[number], found.instance.cases.index(scenario.case)
         if home is None or home not in tallies or not (task.must[case] or case == 0):
             continue
-        if (scenario.lost is None and scenario.case.kind == "healthy") or tallies[
-            home
-        ] is not healthy:
+        if case == 0 or tallies[home] is not healthy:
             name = scenario.case.name
             one = proof(name, tallies[home][task.flow.key], task.decision.objective)
             if name not in worst or one.share_at_least < worst[name].share_at_least:
@@ -158,19 +156,18 @@ def _node(found: Found, places: Mapping[Home, Place], home: Home) -> PlannedNode
     instance = found.instance
     facts = instance.pools[home.pool]
     held = _held(instance, found.scenarios[0], home)
-    warm = _warm(found, places, home)
-    memory = {
-        name: max(choice.option.memory_bytes for choice in choices) * facts.lanes
-        for name, choices in _asked_of(found, home).items()
-    }
+    asked = _asked_of(found, home)
+    memory_bytes = sum(
+        max(choice.option.memory_bytes for choice in choices) for choices in asked.values()
+    )
     return PlannedNode(
         site=home.pool[0],
         node=places[home].node,
         hardware=home.pool[1],
         load=round(max(fullness(choice for _, choice in held)) / found.room[home.pool], 4),
         busy=round(sum(choice.busy for _, choice in held), 4),
-        memory_bytes=sum(memory.values()),
-        warm=warm,
+        memory_bytes=memory_bytes * facts.lanes,
+        warm=_warm(found, places, home, asked),
     )
 
 
@@ -193,7 +190,12 @@ def _asked_of(found: Found, home: Home) -> dict[str, list[Choice]]:
     return asked
 
 
-def _warm(found: Found, places: Mapping[Home, Place], home: Home) -> tuple[WarmDecision, ...]:
+def _warm(
+    found: Found,
+    places: Mapping[Home, Place],
+    home: Home,
+    asked: Mapping[str, Sequence[Choice]],
+) -> tuple[WarmDecision, ...]:
     healthy: dict[str, list[Task]] = defaultdict(list)
     for task, _ in _held(found.instance, found.scenarios[0], home):
         healthy[task.flow.decision].append(task)
@@ -207,7 +209,7 @@ def _warm(found: Found, places: Mapping[Home, Place], home: Home) -> tuple[WarmD
             rate=sum(task.flow.rate for task in healthy[name]),
             neighbours=_neighbours(found, places, home, name),
         )
-        for name, choices in sorted(_asked_of(found, home).items())
+        for name, choices in sorted(asked.items())
     )
 
 
@@ -228,12 +230,9 @@ def _neighbours(
         if scenario.lost == home or _is_down(scenario, home)
         for number in mine
     ]
-    return tuple(places[other] for other in _once(then) if other is not None and other != home)
+    once = dict.fromkeys(then)
+    return tuple(places[other] for other in once if other is not None and other != home)
 
 
 def _is_down(scenario: Scenario, home: Home) -> bool:
     return scenario.case.kind == "site" and scenario.case.site == home.pool[0]
-
-
-def _once(homes: Iterable[Home | None]) -> list[Home | None]:
-    return list(dict.fromkeys(homes))

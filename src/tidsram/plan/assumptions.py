@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from tidsram.estate.distance import NS_PER_KM
 from tidsram.estate.plan import Assumption
 from tidsram.estate.types import Decision, Delay, Estate
 from tidsram.plan.demand import sources_of
-from tidsram.plan.geography import CLOUD_SOURCE, CLOUDS, NS_PER_KM
+from tidsram.plan.geography import CLOUD_SOURCE, CLOUDS
 from tidsram.plan.latency import ACCESS_PRIOR, GATE_PRIOR, World, pools
 from tidsram.plan.problem import Spread, Term
 from tidsram.units import show_ns, show_rate, show_size

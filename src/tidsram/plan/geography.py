@@ -8,23 +8,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
-from math import asin, cos, radians, sin, sqrt
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tidsram.errors import PlanError
+from tidsram.estate.distance import Location, floor_ns, great_circle_km
 from tidsram.estate.types import Delay, Estate, Link
 from tidsram.lab.facts import LinkProbe, Measured
 from tidsram.plan.problem import Basis, Case, Spread
 from tidsram.plan.spread import in_a_row
 from tidsram.units import MS, show_ns
 
-Location = tuple[float, float]
-
-EARTH_KM = 6371.0
-NS_PER_KM = 9_800  # light in fibre, there and back: 4.9 µs/km one way
 # Real routes against light along the great circle: 2.0 at the median and 2.6, the worst of the
 # published medians from Stockholm, at p99.9; equipment at both ends adds 0.5 ms, and 2 ms.
 STRETCH, TAIL = 2.0, 1.3
@@ -60,19 +56,6 @@ CLOUDS = (
         name="N. Virginia", jurisdiction="US", location=(39.04, -77.49), stockholm_ns=223 * MS // 2
     ),
 )
-
-
-def great_circle_km(a: Location, b: Location) -> float:
-    """Return the shortest way over the ground."""
-    (lat_a, lon_a), (lat_b, lon_b) = map(radians, a), map(radians, b)
-    chord = sin((lat_b - lat_a) / 2) ** 2
-    chord += cos(lat_a) * cos(lat_b) * sin((lon_b - lon_a) / 2) ** 2
-    return 2 * EARTH_KM * asin(min(1.0, sqrt(chord)))
-
-
-def floor_ns(a: Location, b: Location) -> int:
-    """Return the round trip of light in a straight fibre: no network is faster."""
-    return round(great_circle_km(a, b) * NS_PER_KM)
 
 
 def prior(a: Location, b: Location) -> Spread:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from tidsram.plan.instance import LEVELS, Choice, Choices, Instance, Pool, Task, strain
+from tidsram.plan.instance import LEVELS, Choice, Instance, Pool, strain
 from tidsram.plan.optimise import Solution, lean
 from tidsram.plan.problem import Case, NodeLoad, Served
 
@@ -175,7 +175,8 @@ def _rehome(instance: Instance, solution: Solution, case: int, nodes: _Nodes) ->
         if home is None:
             displaced.append(number)
         elif task.touched(case):
-            before, after = (lean(choices).get(home.pool) for choices in _both(task, case))
+            before = lean(task.choices[0]).get(home.pool)
+            after = lean(task.choices[case]).get(home.pool)
             if before is None or after is None or before.option.path != after.option.path:
                 nodes.take(home, number)
                 displaced.append(number)
@@ -186,10 +187,6 @@ def _rehome(instance: Instance, solution: Solution, case: int, nodes: _Nodes) ->
         wished = [choices[pool] for pool in solution.moves.get((case, number), {})]
         if wished or instance.tasks[number].must[case]:
             nodes.put(number, wished or list(choices.values()))
-
-
-def _both(task: Task, case: int) -> tuple[Choices, Choices]:
-    return task.choices[0], task.choices[case]
 
 
 def _by_size(numbers: Iterable[int], places: Sequence[Choice | None]) -> list[int]:

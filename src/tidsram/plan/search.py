@@ -300,9 +300,7 @@ class _Search:
             for index in tasks:
                 choice = scenario.choices[index]
                 assert choice is not None, "who breaks a promise has one"
-                if not [
-                    c for c in scenario.held(home) if c.rank <= choice.rank and c is not choice
-                ]:
+                if _is_alone(choice, scenario.held(home)):
                     self._cannot(instance.tasks[index], choice)
                 else:
                     mean = _mean_fullness(scenario, home.pool, choice.rank)
