@@ -19,9 +19,10 @@ from tidsram.estate.types import (
 from tidsram.lab.facts import LinkProbe, Measured, Profile
 from tidsram.plan.demand import flows
 from tidsram.plan.instance import make_instance
+from tidsram.plan.judge import Provers
 from tidsram.plan.latency import World, cases
 from tidsram.plan.prove import Prover
-from tidsram.plan.search import Limits, Provers, search
+from tidsram.plan.search import Limits, search
 from tidsram.units import MS
 
 LOCATIONS = {

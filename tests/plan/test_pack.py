@@ -18,7 +18,15 @@ from small_estates import (
 
 from tidsram.estate.types import Arrivals
 from tidsram.plan.optimise import lean, optimise
-from tidsram.plan.pack import Home, fullness, node_loads, pack, short_of_memory
+from tidsram.plan.pack import (
+    Home,
+    Known,
+    fullness,
+    load_of,
+    node_loads,
+    pack,
+    short_of_memory,
+)
 
 POOL = ("stockholm", "edge-2")
 
@@ -269,3 +277,45 @@ def test_fullness_is_the_sum_by_level():
     assert fullness([]) == [0, 0, 0]
     assert fullness(choices) == pytest.approx([2 * level for level in choices[0].levels])
     assert make_delay(5, 7) == choices[0].option.service.delay
+
+
+# What is known --------------------------------------------------------------------------------
+
+HOME, LIKE, OTHER = (
+    Home(("stockholm", "edge-2"), 0),
+    Home(("lulea", "edge-2"), 1),
+    Home(("lulea", "edge-4"), 0),
+)
+loads = st.frozensets(st.sampled_from([(name, 1, "fp32", ("lulea",)) for name in "abcde"]))
+
+
+@given(st.lists(loads), st.lists(loads), loads)
+def test_more_than_was_refused_is_refused_and_less_than_was_borne_is_borne(refused, borne, load):
+    """On nodes of the same type, wherever they stand; of another type nothing is known."""
+    known = Known()
+    for one in refused:
+        known.refuse(HOME, one)
+    for one in borne:
+        known.bear(HOME, one)
+
+    assert known.refuses(LIKE, load) == any(one <= load for one in refused)
+    assert known.bears(LIKE, load) == any(load <= one for one in borne)
+    assert not known.refuses(OTHER, load)
+    assert not known.bears(OTHER, load)
+
+
+def test_two_that_were_refused_together_are_packed_apart():
+    """Of three equal flows on two nodes, two share one; not the pair that broke a promise."""
+    decisions = [make_decision(f"d{n}", survives=()) for n in range(3)]
+    estate = make_estate(*decisions, sites=("stockholm",))
+    instance = make_instance_of(estate)
+    solution = optimise(instance, {}, seconds=10, least={HOME.pool: 2})
+    first = pack(instance, solution)[0]
+    shared = max(set(first.homes), key=first.homes.count)
+    known = Known()
+    known.refuse(shared, load_of(instance, first, shared))
+
+    again = pack(instance, solution, known)[0]
+
+    assert not any(known.refuses(home, load_of(instance, again, home)) for home in again.homes)
+    assert set(again.homes) == set(first.homes)

@@ -125,7 +125,17 @@ def test_a_hopeless_node_is_given_up_early():
     given_up = simulate_node(OVERLOADED, 1000, 1, give_up=True)
 
     assert given_up["a@s"].asked < whole["a@s"].asked / 4
-    assert simulate_node(LIGHT, 1000, 1, give_up=True) == simulate_node(LIGHT, 1000, 1)
+
+
+def test_a_node_that_is_clear_of_its_promises_is_left_early_too():
+    """By its own questions: it is the first runs of the whole, and says the same."""
+    whole = simulate_node(LIGHT, 4000, 1)
+    left = simulate_node(LIGHT, 4000, 1, give_up=True)
+
+    for served in LIGHT.served:
+        tally, objective = left[served.flow.key], served.decision.objective
+        assert tally.asked < whole[served.flow.key].asked
+        assert holds(tally, objective) == holds(whole[served.flow.key], objective) == "met"
 
 
 def test_a_seed_fixes_the_tallies():

@@ -22,7 +22,7 @@ from tidsram.lab.facts import Measured
 from tidsram.plan import search as searched
 from tidsram.plan.pack import Home, node_loads
 from tidsram.plan.prove import holds
-from tidsram.plan.search import LOOSER, Limits, unplaced
+from tidsram.plan.search import Limits, unplaced
 
 POOL, LULEA = ("stockholm", "edge-2"), ("lulea", "edge-2")
 ROOM = {POOL: 0.85, LULEA: 0.85}
@@ -112,8 +112,7 @@ def test_what_the_first_cut_overlooks_is_found_by_simulation():
         say=lines.append,
     )
 
-    assert lines[0] == "round 1: 1 nodes, cost 100, seems to hold"
-    assert "cost 100 is not borne out" in lines
+    assert lines[0] == "round 1: 1 nodes, cost 100, does not hold"
     assert found.holds
     assert found.solution.count == 2
     # One flow was too much for a node, so it comes in parts, each a promise of its own.
@@ -143,11 +142,11 @@ def test_a_loose_first_cut_ends_at_the_machines_that_hold():
 
 
 def test_once_something_holds_a_cheaper_one_is_looked_for():
-    """At first the cut asks for two machines; a little looser for one, and that holds."""
+    """At first the cut asks for two machines; with one of them gone, all holds as well."""
     decisions = [make_decision(f"d{n}", arrivals=arrive(60), survives=()) for n in range(2)]
     estate = make_estate(*decisions, sites=("stockholm",), hardware=PRICED)
     total = sum(next(iter(t.choices[0].values())).own for t in make_instance_of(estate).tasks)
-    tight = Limits(room={POOL: total / (1 + LOOSER) * 2})
+    tight = Limits(room={POOL: total * 0.9})
 
     content, eager = (search_for(estate, replace(tight, tries=tries)) for tries in (0, 4))
 
@@ -275,7 +274,7 @@ def test_from_one_failing_round_to_the_next_room_only_shrinks(rounds, first):
     )
 
     failing = next(n for n, line in enumerate(lines) if not line.endswith("does not hold"))
-    assert failing > 1
+    assert len(rounds[: failing + 1]) > 1
     assert rounds[0] == room
     for before, after in pairwise(rounds[: failing + 1]):
         assert all(after[pool] <= room for pool, room in before.items())

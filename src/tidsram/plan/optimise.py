@@ -9,7 +9,7 @@ Of a decision's variants only the leanest above its accuracy floor counts: what 
 first, and `search` spends what they have left on accuracy.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tidsram.estate.types import Criticality
-from tidsram.plan.instance import LEVELS, Choice, Choices, Instance, Pool
+from tidsram.plan.instance import LEVELS, Choice, Choices, Instance, Pool, Task
 from tidsram.plan.problem import Case
 from tidsram.units import MS
 
@@ -31,7 +31,12 @@ _SHED = 1e4  # machines' worth: what has to be answered is left out only where n
 _SHED_LESS = 10.0  # and of best-effort
 _TASTE = 0.01  # of a machine in all: nearness decides between equal costs
 _FINE = 0.1  # of a machine: below that no cost is worth a search
+FEW = 4.0  # nodes: so many there are anyway, for what is lost
 _MOST, _NONE = 0.5, 1e-4
+
+
+Part = tuple[str, int, str, tuple[str, ...]]  # a flow, its parts, by which variant and path
+Refused = Mapping[str, Collection[frozenset[Part]]]  # by hardware type
 
 
 class Solution(Struct, frozen=True):
@@ -47,6 +52,7 @@ class Solution(Struct, frozen=True):
     shed: tuple[tuple[int, int], ...]  # (case, task) of what has to be answered and is not
     cost: float
     bound: float  # no choice of machines within the same cuts costs less
+    full: float = 0.0  # of its room, the fullest pool; known where machines were given
 
     @property
     def count(self) -> int:
@@ -84,12 +90,49 @@ def balance(
     The cheapest solution fills what it pays for to the brim; of all arrangements on its machines
     this one has most to spare for what the cut does not know.
     """
-    none = dict.fromkeys(instance.pools, 0)
-    nodes = none | found.nodes
-    program = _Program(instance, room, nodes, nodes, (0.0, inf), memory=memory, balanced=True)
+    program = _fixed(instance, room, found.nodes, fullest=1.0, memory=memory)
     program.start_from(found)
     better = program.solve(seconds)
     return found if better is None else replace(better, cost=found.cost, bound=found.bound)
+
+
+def arrange(
+    instance: Instance,
+    room: Mapping[Pool, float],
+    nodes: Mapping[Pool, int],
+    *,
+    seconds: float,
+    fullest: float,
+    memory: bool,
+    refused: Refused | None = None,
+) -> Solution | None:
+    """Return the least full arrangement on given machines, up to `fullest` times their room.
+
+    Where one node of a pool is left it does not get what was refused before (a combinatorial
+    Benders cut); among several, `pack` avoids it.
+    """
+    program = _fixed(instance, room, nodes, fullest=fullest, memory=memory)
+    program.avoid(refused or {})
+    return program.solve(seconds)
+
+
+def cost_of(instance: Instance, nodes: Mapping[Pool, int]) -> float:
+    """Return what machines and the sites that they open cost in a year."""
+    opened = {pool[0] for pool, count in nodes.items() if count}
+    machines = sum(instance.pools[pool].yearly_cost * count for pool, count in nodes.items())
+    return machines + sum(instance.site_cost[site] for site in opened)
+
+
+def _fixed(
+    instance: Instance,
+    room: Mapping[Pool, float],
+    nodes: Mapping[Pool, int],
+    *,
+    fullest: float,
+    memory: bool,
+) -> "_Program":
+    exactly = dict.fromkeys(instance.pools, 0) | dict(nodes)
+    return _Program(instance, room, exactly, exactly, (0.0, inf), memory=memory, fullest=fullest)
 
 
 class _Program:
@@ -104,7 +147,7 @@ class _Program:
         costs: tuple[float, float],
         *,
         memory: bool,
-        balanced: bool = False,
+        fullest: float | None = None,
     ) -> None:
         self._instance, self._room, self._costs = instance, room, costs
         self._cost: list[float] = []
@@ -114,6 +157,7 @@ class _Program:
         self._rows: list[tuple[float, float, dict[int, float]]] = []
         self._shed: dict[tuple[int, int], int] = {}  # the columns of (case, task)
         self._unit = _cheapest(instance)
+        balanced = fullest is not None
         self._nodes = {
             pool: self._column(
                 least.get(pool, 0),
@@ -123,7 +167,7 @@ class _Program:
             for pool, facts in instance.pools.items()
         }
         # Balanced: of given machines, how full the fullest is of its room is to be minimised.
-        self._full = self._column(0, 1, self._unit, whole=False) if balanced else None
+        self._full = None if fullest is None else self._column(0, fullest, self._unit, whole=False)
         self._start: dict[int, float] = {}
         self._used = {pool: self._column(0, 1) for pool in instance.pools}
         self._opened = {
@@ -141,6 +185,7 @@ class _Program:
         }
 
         self._machines()
+        self._cover()
         if memory:
             self._memory()
         for case in range(len(instance.cases)):
@@ -231,24 +276,41 @@ class _Program:
         rows: dict[tuple[Pool, int], dict[int, float]] = {}
         changed: set[Pool] = set()
 
-        def fill(number: int, choice: Choice, column: int) -> None:
+        for number, choice, column in self._held(case):
             rank = self._instance.tasks[number].decision.criticality.rank
             for level in range(rank, LEVELS):
                 rows.setdefault((choice.pool, level), {})[column] = choice.levels[level]
-
         for number in range(len(self._instance.tasks)):
-            moved = self._moved.get((case, number), {})
-            gone = self._loses(case, number) if moved else ()
-            for pool, column in self._placed[number].items():
-                if pool not in gone and pool in self._lean[number][case]:
-                    fill(number, self._lean[number][0][pool], column)
-            for pool, column in moved.items():
-                fill(number, self._lean[number][case][pool], column)
-            changed.update(moved if case else self._placed[number])
+            changed.update(self._moved.get((case, number), ()) if case else self._placed[number])
         levels = {task.decision.criticality.rank for task in self._instance.tasks}
         for (pool, level), row in rows.items():
             if level in levels and pool in changed:
                 self._row(-inf, 0, row | self._holds(pool, lost))
+
+    def _held(self, case: int) -> Iterator[tuple[int, Choice, int]]:
+        """Yield what may be where in a case: a task, by which choice, if which column is 1."""
+        for number, lean in enumerate(self._lean):
+            moved = self._moved.get((case, number), {})
+            gone = self._loses(case, number) if moved else ()
+            for pool, column in self._placed[number].items():
+                if pool not in gone and pool in lean[case]:
+                    yield number, lean[0][pool], column
+            for pool, column in moved.items():
+                yield number, lean[case][pool], column
+
+    def avoid(self, refused: Refused) -> None:
+        """Keep what was refused from pools that have one node, case by case."""
+        for case, lost in enumerate(self._instance.cases):
+            columns: dict[Pool, dict[Part, list[int]]] = {}
+            for number, choice, column in self._held(case):
+                part = part_of(self._instance.tasks[number], choice)
+                columns.setdefault(choice.pool, {}).setdefault(part, []).append(column)
+            for pool, by_part in columns.items():
+                left = self._low[self._nodes[pool]] - (pool == (lost.site, lost.hardware))
+                for load in refused.get(pool[1], ()) if left == 1 else ():
+                    if load <= by_part.keys():
+                        terms = {column: 1.0 for part in load for column in by_part[part]}
+                        self._row(-inf, len(load) - 1, terms)
 
     def _holds(self, pool: Pool, lost: Case) -> dict[int, float]:
         """Return what a pool takes in a case, as terms on the left of a row."""
@@ -257,6 +319,33 @@ class _Program:
         if self._full is not None:
             return {self._full: -room * max(0.0, self._low[nodes] - hit)}
         return {nodes: -room} | ({self._used[pool]: room} if hit else {})
+
+    def _cover(self) -> None:
+        """All nodes together have the memory of each decision once, twice where a node is lost.
+
+        One row for the many of `_memory`, which says where.
+        """
+        lost = [case for case, what in enumerate(self._instance.cases) if what.kind == "node"]
+        rows: dict[str, tuple[float, dict[int, float]]] = {}
+        for number, task in enumerate(self._instance.tasks):
+            share = min((self._share(c) for c in self._lean[number][0].values()), default=0.0)
+            backed = [case for case in lost if task.must[case] and (case, number) in self._shed]
+            copies = 2 if backed else 1
+            shed = {self._shed[0, number]: copies * share}
+            shed |= {self._shed[case, number]: share for case in backed}
+            row = copies * share, shed
+            name = task.flow.decision
+            rows[name] = max(rows.get(name, (0.0, {})), row, key=lambda row: row[0])
+        least = sum(share for share, _ in rows.values())
+        if least > FEW:
+            shed = {column: share for _, row in rows.values() for column, share in row.items()}
+            self._row(least, inf, dict.fromkeys(self._nodes.values(), 1.0) | shed)
+
+    def _share(self, choice: Choice) -> float:
+        """Return how much of a node's memory the workers of a choice take."""
+        facts = self._instance.pools[choice.pool]
+        taken = choice.option.memory_bytes * facts.lanes
+        return taken / facts.memory_bytes if facts.memory_bytes else 0.0
 
     def _memory(self) -> None:
         """Whatever answers in some case is warm always, and has its memory."""
@@ -334,9 +423,7 @@ class _Program:
     def _read(self, values: npt.NDArray[np.float64], gap: float) -> Solution:
         nodes = {pool: round(values[column]) for pool, column in self._nodes.items()}
         nodes = {pool: count for pool, count in nodes.items() if count}
-        opened = {pool[0] for pool in nodes}
-        cost = sum(self._instance.pools[pool].yearly_cost * n for pool, n in nodes.items())
-        cost += sum(self._instance.site_cost[site] for site in opened)
+        cost = cost_of(self._instance, nodes)
         placed = tuple(
             next((lean[0][pool] for pool, c in columns.items() if values[c] > _MOST), None)
             for lean, columns in zip(self._lean, self._placed, strict=True)
@@ -350,7 +437,13 @@ class _Program:
             for (case, number), column in self._shed.items()
             if values[column] > _NONE and self._instance.tasks[number].must[case]
         )
-        return Solution(nodes, placed, moves, shed, cost, max(0.0, cost - gap))
+        full = 0.0 if self._full is None else float(values[self._full])
+        return Solution(nodes, placed, moves, shed, cost, max(0.0, cost - gap), full)
+
+
+def part_of(task: Task, choice: Choice) -> Part:
+    """Return what a task is to its node by one of its choices."""
+    return task.flow.key, task.flow.parts, choice.option.variant, choice.option.path
 
 
 def _silent_solver() -> "Highs":

@@ -1,7 +1,8 @@
 """From pools to single machines: which node of a pool answers which flow, in every scenario.
 
 The optimiser knows pools only. Here flows go to nodes, the largest first to the least loaded
-(longest processing time first, Graham 1969), and each node of a pool is lost in turn.
+(longest processing time first, Graham 1969), and each node of a pool is lost in turn. What a
+simulation has refused before is avoided where there is a choice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from tidsram.plan.instance import LEVELS, Choice, Instance, Pool, strain
-from tidsram.plan.optimise import Solution, lean
+from tidsram.plan.optimise import Part, Solution, lean, part_of
 from tidsram.plan.problem import Case, NodeLoad, Served
+
+CROWDED = 0.5  # of a node: so much fuller may it be to save a worker once half its memory is taken
 
 
 class Home(Struct, frozen=True, order=True):
@@ -34,13 +37,57 @@ class Scenario(Struct, frozen=True):
         return [choice for where, choice in pairs if where == home and choice is not None]
 
 
-def pack(instance: Instance, solution: Solution) -> list[Scenario]:
+class Known:
+    """What nodes of a hardware type were seen to bear, and what was too much for them.
+
+    With still more on it a node that breaks a promise breaks one as well; with less it keeps all.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self._refused: dict[str, set[frozenset[Part]]] = {}
+        self._borne: dict[str, set[frozenset[Part]]] = {}
+
+    def refuse(self, home: Home, load: frozenset[Part]) -> None:
+        """Remember that a node like this broke a promise."""
+        known = self._refused.setdefault(home.pool[1], set())
+        known -= {more for more in known if load <= more}
+        known.add(load)
+
+    def bear(self, home: Home, load: frozenset[Part]) -> None:
+        """Remember that a node like this kept all promises."""
+        known = self._borne.setdefault(home.pool[1], set())
+        known -= {less for less in known if less <= load}
+        known.add(load)
+
+    def refuses(self, home: Home, load: frozenset[Part]) -> bool:
+        """Tell whether this, or less, broke a promise."""
+        return any(less <= load for less in self._refused.get(home.pool[1], ()))
+
+    def refused(self, hardware: str) -> list[frozenset[Part]]:
+        """Return what was too much for nodes of a type, in an order that is always the same."""
+        return sorted(self._refused.get(hardware, ()), key=sorted)
+
+    def bears(self, home: Home, load: frozenset[Part]) -> bool:
+        """Tell whether this, or more, kept all."""
+        return any(load <= more for more in self._borne.get(home.pool[1], ()))
+
+
+def load_of(instance: Instance, scenario: Scenario, home: Home) -> frozenset[Part]:
+    """Return what is on a node."""
+    places = zip(instance.tasks, scenario.homes, scenario.choices, strict=True)
+    return frozenset(
+        part_of(task, c) for task, where, c in places if where == home and c is not None
+    )
+
+
+def pack(instance: Instance, solution: Solution, known: Known | None = None) -> list[Scenario]:
     """Return all scenarios of a solution, the healthy one first."""
-    healthy = _Nodes(instance, solution.nodes)
+    healthy = _Nodes(instance, solution.nodes, known or Known())
     for number in _by_size(range(len(instance.tasks)), solution.placed):
         choice = solution.placed[number]
         if choice is not None:
-            healthy.put(number, [choice])
+            healthy.put(number, [choice], lean(instance.tasks[number].choices[0]).values())
     scenarios = [healthy.scenario(instance.cases[0], None)]
     for number, case in enumerate(instance.cases[1:], start=1):
         for lost in _lost_nodes(case, solution):
@@ -106,15 +153,17 @@ def fullness(choices: Iterable[Choice]) -> list[float]:
 class _Nodes:
     """The nodes of a scenario while flows are put on them."""
 
-    def __init__(self, instance: Instance, counts: dict[Pool, int]) -> None:
-        self._instance = instance
+    def __init__(self, instance: Instance, counts: Mapping[Pool, int], known: Known) -> None:
+        self._instance, self._known = instance, known
+        self._warm: dict[Home, dict[str, int]] = {}  # bytes by decision, over all scenarios
         self._held: dict[Home, dict[int, Choice]] = {
             Home(pool, index): {} for pool, count in counts.items() for index in range(count)
         }
 
     def without(self, case: Case, lost: Home | None) -> "_Nodes":
         """Return a copy that lacks what is lost."""
-        copy = _Nodes(self._instance, {})
+        copy = _Nodes(self._instance, {}, self._known)
+        copy._warm = self._warm
         copy._held = {
             home: dict(held)
             for home, held in self._held.items()
@@ -126,17 +175,40 @@ class _Nodes:
         """Return where a task is."""
         return next((home for home, held in self._held.items() if number in held), None)
 
-    def put(self, number: int, choices: Sequence[Choice]) -> None:
-        """Put a task where one of `choices` leaves the node least full; nowhere without one."""
-        places = [
-            (not self._has_memory(home, number, choice), self._full_with(home, choice), home)
-            for choice in choices
-            for home in self._held
-            if home.pool == choice.pool
-        ]
+    def put(self, number: int, wished: Iterable[Choice], others: Iterable[Choice]) -> None:
+        """Put a task where one of the wished choices leaves the node least full.
+
+        Where each of them was refused before, has no memory for it or would be overfull, the others
+        count as well; nowhere without a node. On what is short of memory, who is warm already comes
+        first.
+        """
+        first = list(wished)
+        places = self._places(number, first) if first else []
+        if not places or any(places[0][:2]) or places[0][2] > 1:
+            places = sorted([*places, *self._places(number, others)], key=lambda place: place[:4])
         if places:
-            home = min(places)[2]
-            self._held[home][number] = next(c for c in choices if c.pool == home.pool)
+            *_, home, choice = places[0]
+            self._held[home][number] = choice
+            warm, name = self._warm.setdefault(home, {}), self._instance.tasks[number].decision.name
+            warm[name] = max(warm.get(name, 0), choice.option.memory_bytes)
+
+    def _places(
+        self, number: int, choices: Iterable[Choice]
+    ) -> list[tuple[bool, bool, float, Home, Choice]]:
+        """Return where a task could be, the best first."""
+        by_pool = {choice.pool: choice for choice in choices}
+        places = [
+            (
+                self._is_refused(home, number, choice),
+                not self._has_memory(home, number, choice),
+                self._full_with(home, choice) + self._crowded(home, number),
+                home,
+                choice,
+            )
+            for home in self._held
+            if (choice := by_pool.get(home.pool)) is not None
+        ]
+        return sorted(places, key=lambda place: place[:4])
 
     def take(self, home: Home, number: int) -> None:
         """Take a task from its node."""
@@ -159,11 +231,24 @@ class _Nodes:
     def _full_with(self, home: Home, choice: Choice) -> float:
         return strain([*self._held[home].values(), choice])
 
+    def _is_refused(self, home: Home, number: int, choice: Choice) -> bool:
+        tasks, held = self._instance.tasks, self._held[home]
+        load = frozenset(part_of(tasks[n], c) for n, c in (*held.items(), (number, choice)))
+        return self._known.refuses(home, load)
+
+    def _crowded(self, home: Home, number: int) -> float:
+        """Return what a worker more counts as, in nodes: nothing while there is memory for many."""
+        warm, facts = self._warm.get(home, {}), self._instance.pools[home.pool]
+        if not facts.memory_bytes or self._instance.tasks[number].decision.name in warm:
+            return 0.0
+        return CROWDED * (2 * sum(warm.values()) * facts.lanes > facts.memory_bytes)
+
     def _has_memory(self, home: Home, number: int, choice: Choice) -> bool:
         facts = self._instance.pools[home.pool]
-        workers = {self._instance.tasks[n].decision.name: c for n, c in self._held[home].items()}
-        workers[self._instance.tasks[number].decision.name] = choice
-        taken = sum(c.option.memory_bytes for c in workers.values()) * facts.lanes
+        # What answers in any scenario is warm in all.
+        warm, name = self._warm.get(home, {}), self._instance.tasks[number].decision.name
+        more = max(warm.get(name, 0), choice.option.memory_bytes)
+        taken = (sum(warm.values()) - warm.get(name, 0) + more) * facts.lanes
         return not facts.memory_bytes or taken <= facts.memory_bytes
 
 
@@ -186,7 +271,7 @@ def _rehome(instance: Instance, solution: Solution, case: int, nodes: _Nodes) ->
         choices = lean(instance.tasks[number].choices[case])
         wished = [choices[pool] for pool in solution.moves.get((case, number), {})]
         if wished or instance.tasks[number].must[case]:
-            nodes.put(number, wished or list(choices.values()))
+            nodes.put(number, wished, choices.values())
 
 
 def _by_size(numbers: Iterable[int], places: Sequence[Choice | None]) -> list[int]:

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from hashlib import sha256
-from math import ceil
+from math import ceil, sqrt
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Self
@@ -46,6 +46,7 @@ SPAN = 2  # a window counts for so many times its run-in
 LEAST_RUN_IN_NS, MOST_RUN_IN_NS = 100 * MS, SECOND
 LEARNT = 64  # runs of each worker before the first question: no plan is for a first minute
 LEAD = 20  # mean gaps before the first window: a renewal process forgets how it began
+CLEAR = 3.0  # standard errors beyond its objective: such a share does not come by luck
 UNSPENT = 1 << 20  # a bucket so deep has no bottom
 BURST_SEED = 1  # a node's own: the same declaration, the same burst
 NICENESS = 10
@@ -73,6 +74,7 @@ class Prover:
         self._requests, self._seed, self._times = requests, seed, times
         self._processes = processes or os.cpu_count() or 1
         self._pool: ProcessPoolExecutor | None = None
+        self.asked = 0  # questions that were played: a measure of work that hangs on no clock
         self._whole: dict[bytes, dict[str, Tally]] = {}
         self._given_up: dict[bytes, dict[str, Tally]] = {}
 
@@ -81,7 +83,8 @@ class Prover:
     ) -> list[dict[str, Tally]]:
         """Return what each node's flows came to, by `Flow.key`, in the order of `loads`.
 
-        With `give_up` a node is left as soon as one of its flows is contradicted.
+        With `give_up` a node is left as soon as one of its flows is contradicted, or as all of
+        them are clear of their promises.
         """
         packed = [_pack(load) for load in loads]
         digests = [sha256(data).digest() for data in packed]
@@ -93,8 +96,9 @@ class Prover:
         }
         played = self._play([data for _, data in new.values()], give_up=give_up)
         for (digest, (load, _)), tallies in zip(new.items(), played, strict=True):
-            hopeless = give_up and _hopeless(load, tallies)
-            (self._given_up if hopeless else self._whole)[digest] = tallies
+            left = give_up and _is_settled(load, tallies)
+            self.asked += sum(tally.asked for tally in tallies.values())
+            (self._given_up if left else self._whole)[digest] = tallies
         known = self._given_up | self._whole
         return [known[digest] for digest in digests]
 
@@ -148,7 +152,7 @@ def simulate_node(
     A node plays about MOST × `requests` questions, so that a rare flow does not hold up all. Rare
     ones are asked more often instead, as far as that adds at most EXTRA to the node's load: what
     holds under it holds. One that still has too few says so by its verdict. With `give_up` the
-    node is left between two runs once a flow is contradicted.
+    node is left between two runs once that settles it.
     """
     if not load.served:
         return {}
@@ -162,7 +166,7 @@ def simulate_node(
         for key, count in _play_once(load, windows, default_rng([seed, number])).items():
             counts[key] = counts[key].plus(count)
         tallies = {key: count.tally for key, count in counts.items()}
-        if give_up and _hopeless(load, tallies):
+        if give_up and _is_settled(load, tallies):
             break
     return tallies
 
@@ -190,11 +194,20 @@ def _us(ns: int | None) -> int | None:
     return None if ns is None else ceil(ns / US)
 
 
-def _hopeless(load: NodeLoad, tallies: dict[str, Tally]) -> bool:
-    return any(
-        holds(tallies[served.flow.key], served.decision.objective) == "contradicted"
-        for served in load.served
+def _is_settled(load: NodeLoad, tallies: dict[str, Tally]) -> bool:
+    """Tell whether a promise is contradicted, or all are kept by so much that more says the same.
+
+    Asked after each run, chance has several times to make it look so: hence CLEAR, and not "met".
+    """
+    promises = [(tallies[s.flow.key], s.decision.objective) for s in load.served]
+    return any(holds(tally, objective) == "contradicted" for tally, objective in promises) or all(
+        _is_clear(tally, objective) for tally, objective in promises
     )
+
+
+def _is_clear(tally: Tally, objective: float) -> bool:
+    error = sqrt(objective * (1 - objective) * tally.asked)  # of how many are in time
+    return tally.in_time >= objective * tally.asked + CLEAR * error
 
 
 # In another process ------------------------------------------------------------------------------

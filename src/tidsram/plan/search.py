@@ -1,14 +1,13 @@
-"""Solve, simulate, tighten, solve again: until what the optimiser chose keeps its promises.
+"""From programs to machines whose promises hold: solve, look, go down by steps, prove.
 
-Where the simulation shows a broken promise, nodes of that pool are given less room than what broke
-it, and the program is solved anew. What passes a short simulation is proved by a long one. Once
-something holds, cheaper machines are tried the same way.
+A program proposes machines, a short simulation looks at them. From what seems to hold the search
+goes down to cheaper machines, and proves the cheapest at length. What the proof refuses is never
+proved again: other arrangements first, then one machine more where the promise broke. So it ends.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, sqrt
-from typing import NamedTuple
+from math import inf
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,41 +16,30 @@ from tidsram.clock import now_ns
 from tidsram.errors import PlanError
 from tidsram.plan.accuracy import better_variants
 from tidsram.plan.instance import MOST_PARTS, Choice, Choices, Instance, Key, Pool, Task
-from tidsram.plan.optimise import Solution, balance, optimise
+from tidsram.plan.judge import Broken, Judge, Provers, Tallies
+from tidsram.plan.machines import machines_near
+from tidsram.plan.optimise import Solution, arrange, balance, cost_of, optimise
 from tidsram.plan.pack import (
-    Home,
     Scenario,
     fullness,
-    node_loads,
     pack,
     short_of_memory,
     with_variants,
 )
-from tidsram.plan.problem import Case, Tally
-from tidsram.plan.prove import EVIDENCE, Prover, holds
-from tidsram.stats import samples_needed
+from tidsram.plan.problem import Case
 from tidsram.units import SECOND
 
 FIRST_ROOM = 0.85  # of a node: the cut is a bound, but a sum knows nothing of whole flows
-LOOSER = 1.12  # times the room that something seemed to hold with
-REFINED = 2  # simulations of better variants: all, then all but where they break something
+FULLEST = 1.15  # nodes: beyond that by the cut, no arrangement is worth a look
+LOOKS = 6  # at one solution, each avoiding what the others were refused for
+PROOFS = 2  # that fail at one cost before a machine more is bought
+ARRANGE_SECONDS = 5.0
+LEAST_SECONDS = 3.0  # of solving, for a bound
+REFINED = 3  # proofs of better variants: all, then all but where they break something
 ROUND_SECONDS, TASK_SECONDS = 4.0, 0.12  # of solving, while the cut is still being found
 _LESS = 1 - 1e-6
 STEP, LONGEST_STEP = 0.96, 0.85  # of what broke a promise: so much less the next time
-MANY = 15_000  # questions of one flow
 ALONE_FULL = 0.4  # of a node: a flow that breaks its promise there alone is too much for one
-
-Tallies = list[dict[Home, dict[str, Tally]]]  # by scenario
-Broken = dict[tuple[int, Home], list[int]]  # (scenario, node) → tasks whose promise breaks there
-
-
-class Provers(NamedTuple):
-    """Simulations of four lengths: to look, to prove the healthy state and each loss, to settle."""
-
-    quick: Prover
-    healthy: Prover
-    lost: Prover
-    longest: Prover  # what is so near to its promise that the others do not tell
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -64,6 +52,7 @@ class Found(Struct, frozen=True, kw_only=True):
     solution: Solution
     scenarios: tuple[Scenario, ...]
     tallies: Tallies
+    broken: Broken
     holds: bool
     rounds: int
     room: dict[Pool, float]
@@ -73,16 +62,18 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True):
-    """What bounds a search: rounds, and seconds of the last solve.
+    """What bounds a search.
 
-    Once something holds, cheaper is looked for until that fails `tries` times in a row or
-    `patience` seconds are over. `least` and `most` bound the nodes of pools; `room` is where the
-    cut begins.
+    `rounds` bounds the programs solved and the machines bought beyond them. In a row, `tries`
+    machines are looked at in vain, or as many as `questions` allow. One program takes `seconds` at
+    most, and after `patience` seconds nothing cheaper is looked for. `least` and `most` bound the
+    nodes of pools; `room` is where the cut begins.
     """
 
-    rounds: int = 40
-    tries: int = 3
-    patience: float = 120.0
+    rounds: int = 24
+    tries: int = 24
+    questions: int = 3_000_000
+    patience: float = 240.0
     seconds: float = 20.0
     least: dict[Pool, int] = {}
     most: dict[Pool, int] = {}
@@ -115,53 +106,174 @@ class _Search:
         self._memory = False  # it is left out of the program until it turns out to matter
         self._failures: Counter[Pool] = Counter()  # so that what fails often is tightened faster
         self._ruled_out: set[tuple[str, Key]] = set()
+        self._judge = Judge(provers)
+        self._tried: set[frozenset[tuple[Pool, int]]] = set()  # machines
+        self._too_full: dict[int, float] = {}  # what so many nodes broke promises at
+        self._refuted: Counter[float] = Counter()  # proofs that failed, by cost
         self._instance = make(self._parts)
         self._room = dict.fromkeys(self._instance.pools, FIRST_ROOM) | limits.room
         self._rounds = self._solve_ns = self._verify_ns = 0
+        self._until_ns = now_ns() + round(limits.patience * SECOND)
 
     def run(self) -> Found:
-        """Look for what seems to hold, then for cheaper, and prove the cheapest that can be."""
-        seem = [self._tightened(0.0)]
-        failures, until_ns = 0, now_ns() + round(self._limits.patience * SECOND)
-        while seem[-1].holds and failures < self._limits.tries and now_ns() < until_ns:
-            if not seem[-1].solution.cost:
-                break  # nothing is cheaper
-            if not failures:
-                self._room = {pool: room * LOOSER for pool, room in self._room.items()}
-                self._failures.clear()
-            cheaper = self._try(0.0, seem[-1].solution.cost * _LESS)
-            if cheaper is None or cheaper.solution.shed:
+        """Find what seems to hold, go down from there step by step, and prove the cheapest."""
+        found = self._climbed(self._descent(self._first()))
+        while found.holds and (cheaper := self._descent(found)[1:]):
+            lower = self._proved_of(cheaper)
+            if not lower.holds:
                 break
-            failures = 0 if cheaper.holds else failures + 1
-            seem += [cheaper] if cheaper.holds else []
-        found = seem[-1]
-        while seem and found.holds and not (found := self._prove(seem.pop())).holds:
-            if not seem and self._rounds < self._limits.rounds:
-                seem.append(self._tightened(found.solution.cost * _LESS))
-            found = seem[-1] if seem else found
+            found = lower
+        if not found.holds:
+            found = replace(found, tallies=self._judge.play(found.instance, found.scenarios))
         return self._bounded(self._refined(found))
 
-    def _tightened(self, above: float) -> Found:
-        """Solve and look, with less room after each failure, until something seems to hold."""
-        found = self._try(above, inf) or self._try(above, inf, patient=True)
+    def _first(self) -> Found:
+        """Return what the program finds, or the next dearer that seems to hold."""
+        found = self._try(0.0) or self._try(0.0, patient=True)
         if found is None:
             raise PlanError(
                 "the optimiser",
                 f"found nothing in {self._limits.seconds:g} s; give it longer with --seconds, or "
                 "plan fewer decisions at once",
             )
+        return found if found.holds else self._dearer(found)
+
+    def _dearer(self, found: Found) -> Found:
+        """Go on to dearer machines until something seems to hold.
+
+        A machine more where a promise broke first; then the program, with less room there.
+        """
         while not found.holds and not found.solution.shed and self._rounds < self._limits.rounds:
-            # A tighter cut makes nothing cheaper, and knowing that spares the solver the proof.
-            found = self._try(found.solution.cost * _LESS, inf) or found
+            if found.instance is not self._instance:  # a flow comes in more parts, or elsewhere
+                found = self._try(0.0) or replace(found, instance=self._instance)
+            elif (larger := self._with_one_more(found)) is not None:
+                found = larger
+            else:
+                # A tighter cut makes nothing cheaper; knowing that spares the solver the proof.
+                found = self._try(found.solution.cost * _LESS) or found
         return found
+
+    def _descent(self, found: Found) -> list[Found]:
+        """Return what seems to hold for less, each a step from the one before."""
+        seem = [found]
+        while seem[-1].holds and (cheaper := self._step(seem[-1])) is not None:
+            seem.append(cheaper)
+        return seem
+
+    def _step(self, found: Found) -> Found | None:
+        """Return the cheapest that seems to hold a step down; None without one within reach."""
+        limits, failures = self._limits, 0
+        enough = self._provers.asked + limits.questions
+        for nodes in machines_near(
+            self._instance,
+            found.solution.nodes,
+            (0.0, found.solution.cost),
+            limits.least,
+            limits.most,
+        ):
+            if self._refuted[cost_of(self._instance, nodes)] >= PROOFS or self._was_tried(nodes):
+                continue
+            if failures >= limits.tries or self._provers.asked > enough:
+                return None
+            if now_ns() > self._until_ns:
+                return None
+            count = sum(nodes.values())
+            tried = self._arranged(nodes, self._too_full.get(count, FULLEST))
+            if tried is not None and tried.holds:
+                return tried
+            if tried is not None:
+                self._too_full[count] = tried.solution.full * _LESS
+                failures += 1
+        return None
+
+    def _was_tried(self, nodes: Mapping[Pool, int]) -> bool:
+        """Tell whether these machines were looked at; from now on they were."""
+        machines = frozenset(nodes.items())
+        before = machines in self._tried
+        self._tried.add(machines)
+        return before
+
+    def _proved_of(self, seem: list[Found]) -> Found:
+        """Prove the last of what seems to hold; where that fails, rearranged, then the one before.
+
+        Returns what was proved, or else the first of them, as its proof failed.
+        """
+        while True:
+            found = self._prove(seem.pop())
+            if found.holds:
+                return found
+            if self._refuted[found.solution.cost] < PROOFS:
+                other = self._arranged(found.solution.nodes)
+                if other is not None and other.holds:
+                    seem.append(other)
+                    continue
+            if not seem:
+                return found
+
+    def _climbed(self, seem: list[Found]) -> Found:
+        """Return the cheapest of these that is proved, or the next dearer machines that are."""
+        if not seem[-1].holds:
+            return seem[-1]
+        found = self._proved_of(seem)
+        while not found.holds and self._rounds < self._limits.rounds:
+            found = self._dearer(found)
+            if not found.holds:
+                break
+            found = self._proved_of([found])
+        return found
+
+    def _with_one_more(self, found: Found) -> Found | None:
+        """Return it with the cheapest node more where it lacks one; None where none may be had."""
+        limits, own = self._limits, found.solution.nodes
+        lacking = short_of_memory(found.instance, found.scenarios) or {
+            home.pool for _, home, _ in found.broken
+        }
+        sites = {site for site, _ in lacking}
+        for nodes in machines_near(
+            self._instance, own, (found.solution.cost / _LESS, inf), limits.least, limits.most
+        ):
+            changed = {pool[0] for pool, _ in nodes.items() ^ own.items()}
+            if changed <= sites and not self._was_tried(nodes):
+                self._rounds += 1
+                larger = self._arranged(nodes)
+                if larger is not None:
+                    return larger
+        return None
+
+    def _arranged(self, nodes: Mapping[Pool, int], fullest: float = FULLEST) -> Found | None:
+        """Look at given machines; None where the program sees that they are too few or too full."""
+        begun_ns = now_ns()
+        solution = arrange(
+            self._instance,
+            {},
+            nodes,
+            seconds=ARRANGE_SECONDS,
+            fullest=fullest,
+            memory=self._memory,
+            refused={hardware: self._judge.known.refused(hardware) for _, hardware in nodes},
+        )
+        self._solve_ns += now_ns() - begun_ns
+        if solution is None or solution.shed:
+            return None
+        found = self._looked(replace(solution, bound=0.0), f"{solution.full:.0%} full")
+        # The bound is to be of cuts that allow it.
+        room = {pool: max(room, solution.full) for pool, room in self._room.items()}
+        return replace(found, room=room)
 
     def _prove(self, seems: Found) -> Found:
         """Return what seemed to hold with the long simulations' tallies and verdict."""
         begun_ns = now_ns()
-        proved = self._play(seems, proven=True)
+        broken = self._judge.known_to_break(seems.instance, seems.scenarios)
+        tallies: Tallies = []
+        if not broken:
+            tallies, broken = self._judge.prove(seems.instance, seems.scenarios)
+        proved = replace(seems, tallies=tallies, broken=broken, holds=not broken)
         self._verify_ns += now_ns() - begun_ns
+        if broken:
+            self._refuted[seems.solution.cost] += 1
+            self._learn_room(proved)
         cost = f"{seems.solution.cost:,.0f}"
-        self._say(f"cost {cost} is {'proved' if proved.holds else 'not borne out'}")
+        self._say(f"cost {cost} is {'not borne out' if broken else 'proved'}")
         return proved
 
     def _refined(self, found: Found) -> Found:
@@ -174,32 +286,33 @@ class _Search:
         refined = found
         for _ in range(REFINED if variants else 0):
             scenarios = [with_variants(instance, one, variants) for one in found.scenarios]
-            tallies = play(self._provers, instance, scenarios, proven=True)
-            self._settle(instance, scenarios, tallies)
-            broken = _tasks_that(_breaks, instance, scenarios, tallies)
+            tallies, broken = self._judge.prove(instance, scenarios)
             if not broken:
                 refined = replace(found, scenarios=tuple(scenarios), tallies=tallies)
                 break
-            homes = {home for _, home in broken}
+            homes = {home for _, home, _ in broken}
             variants = {key: v for key, v in variants.items() if key[0] not in homes}
         self._verify_ns += now_ns() - begun_ns
         return refined
 
     def _bounded(self, found: Found) -> Found:
-        """Return what was found with a bound that the solver had time for."""
-        begun_ns = now_ns()
-        limits = self._limits
+        """Return what was found with a bound that the solver had time for.
+
+        Memory is left out: fewer rows are sooner proved, and what they allow costs no more.
+        """
+        begun_ns, limits = now_ns(), self._limits
+        left = max(LEAST_SECONDS, limits.seconds - self._solve_ns / SECOND)
         proof = optimise(
             found.instance,
             found.room,
-            seconds=limits.seconds,
+            seconds=left,
             least=limits.least,
             most=limits.most,
             below=found.solution.cost,
-            memory=self._memory,
+            memory=False,
         )
         self._solve_ns += now_ns() - begun_ns
-        bound = min(found.solution.cost, proof.bound) if proof else found.solution.bound
+        bound = min(found.solution.cost, proof.bound if proof else found.solution.bound)
         return replace(
             found,
             solution=replace(found.solution, bound=bound),
@@ -208,7 +321,7 @@ class _Search:
             verify_ns=self._verify_ns,
         )
 
-    def _try(self, above: float, below: float, *, patient: bool = False) -> Found | None:
+    def _try(self, above: float, *, patient: bool = False) -> Found | None:
         """Solve once and simulate; tighten where a promise breaks."""
         limits, begun_ns = self._limits, now_ns()
         enough = ROUND_SECONDS + TASK_SECONDS * len(self._instance.tasks)
@@ -221,7 +334,6 @@ class _Search:
             least=limits.least,
             most=limits.most,
             above=above,
-            below=below,
             memory=self._memory,
         )
         if solution is not None:
@@ -235,25 +347,44 @@ class _Search:
         self._solve_ns += now_ns() - begun_ns
         if solution is None:
             return None
+        self._tried.add(frozenset(solution.nodes.items()))
+        found = self._looked(solution, f"round {self._rounds}")
+        if not found.holds:
+            self._learn_room(found)
+        return found
+
+    def _looked(self, solution: Solution, which: str) -> Found:
+        """Pack and simulate shortly; again without what was refused, as long as that helps."""
         begun_ns = now_ns()
-        found = self._look(solution)
+        found = self._packed(solution)
+        for _ in range(LOOKS):
+            if not found.holds:
+                break
+            broken = self._judge.look(found.instance, found.scenarios)
+            found = replace(found, broken=broken, holds=not broken)
+            if not broken:
+                break
+            found = self._packed(solution)
         self._verify_ns += now_ns() - begun_ns
         self._say(
-            f"round {self._rounds}: {solution.count} nodes, cost {solution.cost:,.0f}, "
+            f"{which}: {solution.count} nodes, cost {solution.cost:,.0f}, "
             + ("seems to hold" if found.holds else "does not hold")
         )
         return found
 
-    def _look(self, solution: Solution) -> Found:
-        """Pack a solution and simulate it shortly."""
-        scenarios = pack(self._instance, solution)
-        short = short_of_memory(self._instance, scenarios)
+    def _packed(self, solution: Solution) -> Found:
+        """Pack a solution; it does not hold where it comes to what was refused before."""
+        instance = self._instance
+        scenarios = pack(instance, solution, self._judge.known)
+        short = short_of_memory(instance, scenarios)
+        broken = self._judge.known_to_break(instance, scenarios)
         found = Found(
-            instance=self._instance,
+            instance=instance,
             solution=solution,
             scenarios=tuple(scenarios),
             tallies=[],
-            holds=not (short or solution.shed or unplaced(self._instance, scenarios)),
+            broken=broken,
+            holds=not (short or solution.shed or broken or unplaced(instance, scenarios)),
             rounds=0,
             room=dict(self._room),
             limits=self._limits,
@@ -264,44 +395,17 @@ class _Search:
             # The program did not count memory, or counted it for a pool and not for its nodes.
             self._narrow({pool: self._room[pool] for pool in short} if self._memory else {})
             self._memory = True
-        return self._play(found, proven=False)
+        return found
 
-    def _play(self, found: Found, *, proven: bool) -> Found:
-        """Simulate, the healthy state first as most fail there; tighten where a promise breaks."""
-        tallies: Tallies = []
-        for scenarios in (found.scenarios[:1], found.scenarios):
-            tallies = play(self._provers, found.instance, scenarios, proven=proven)
-            if proven:
-                self._settle(found.instance, scenarios, tallies)
-            judge = _breaks if proven else _is_contradicted
-            broken = _tasks_that(judge, found.instance, scenarios, tallies)
-            if broken:
-                self._tighten(found.instance, scenarios, broken)
-                return replace(found, tallies=tallies, holds=False)
-        return replace(found, tallies=tallies)
-
-    def _settle(self, instance: Instance, scenarios: Sequence[Scenario], tallies: Tallies) -> None:
-        """Ask more often where a promise seems kept, and the questions do not prove it yet."""
-        doubtful = list(_tasks_that(_is_doubtful, instance, scenarios, tallies))
-        loads = [node_loads(instance, scenarios[number])[home] for number, home in doubtful]
-        longest = self._provers.longest.tallies(loads)
-        for (number, home), tally in zip(doubtful, longest, strict=True):
-            before = tallies[number][home]
-            # What a loss does not touch shares the tally of the healthy state.
-            for played in tallies:
-                if played.get(home) is before:
-                    played[home] = tally
-
-    def _tighten(self, instance: Instance, scenarios: Sequence[Scenario], broken: Broken) -> None:
+    def _learn_room(self, found: Found) -> None:
         """Give pools less room than what broke a promise, so that this is not chosen again."""
         too_much: dict[Pool, float] = {}
-        for (number, home), tasks in broken.items():
-            scenario = scenarios[number]
+        for scenario, home, tasks in found.broken:
             for index in tasks:
                 choice = scenario.choices[index]
                 assert choice is not None, "who breaks a promise has one"
                 if _is_alone(choice, scenario.held(home)):
-                    self._cannot(instance.tasks[index], choice)
+                    self._cannot(found.instance.tasks[index], choice)
                 else:
                     mean = _mean_fullness(scenario, home.pool, choice.rank)
                     too_much[home.pool] = min(mean, too_much.get(home.pool, inf))
@@ -324,32 +428,6 @@ class _Search:
             self._instance = _without(self._instance, self._ruled_out)
 
 
-def play(
-    provers: Provers, instance: Instance, scenarios: Sequence[Scenario], *, proven: bool
-) -> Tallies:
-    """Simulate the nodes of every scenario; those that a loss does not touch, only once."""
-    healthy = node_loads(instance, scenarios[0])
-    lost = [
-        (number, home, load)
-        for number, scenario in enumerate(scenarios[1:], start=1)
-        for home, load in node_loads(instance, scenario).items()
-        if load != healthy.get(home)
-    ]
-    first = provers.healthy if proven else provers.quick
-    known = dict(
-        zip(healthy, first.tallies(list(healthy.values()), give_up=not proven), strict=True)
-    )
-    tallies: Tallies = [known]
-    for scenario in scenarios[1:]:
-        homes = {home for home in scenario.homes if home is not None}
-        tallies.append({home: known[home] for home in homes if home in known})
-    then = provers.lost if proven else provers.quick
-    played = then.tallies([load for _, _, load in lost], give_up=not proven)
-    for (number, home, _), tally in zip(lost, played, strict=True):
-        tallies[number][home] = tally
-    return tallies
-
-
 def _is_alone(choice: Choice, held: Sequence[Choice]) -> bool:
     """Tell whether nothing on its node can make a flow wait."""
     return all(other is choice or other.rank > choice.rank for other in held)
@@ -370,47 +448,6 @@ def unplaced(instance: Instance, scenarios: Sequence[Scenario]) -> list[tuple[Ca
         for task, home in zip(instance.tasks, scenario.homes, strict=True)
         if home is None and task.must[instance.cases.index(scenario.case)]
     ]
-
-
-def _tasks_that(
-    judge: Callable[[Tally, float], bool],
-    instance: Instance,
-    scenarios: Sequence[Scenario],
-    tallies: Tallies,
-) -> Broken:
-    """Return the tasks that `judge` says so of, among those that must be answered or could be."""
-    found: Broken = {}
-    for number, (scenario, played) in enumerate(zip(scenarios, tallies, strict=False)):
-        case = instance.cases.index(scenario.case)
-        for index, home in enumerate(scenario.homes):
-            task = instance.tasks[index]
-            if home is None or not (task.must[case] or case == 0):
-                continue
-            if judge(played[home][task.flow.key], task.decision.objective):
-                found.setdefault((number, home), []).append(index)
-    return found
-
-
-def _breaks(tally: Tally, objective: float) -> bool:
-    """Tell whether a promise is not kept, or so nearly not that it must be taken for it."""
-    share = tally.in_time / max(1, tally.asked)
-    if _is_contradicted(tally, objective) or share < objective:
-        return True
-    # What is this near to its promise by so many questions will not be told apart by more.
-    error = sqrt(objective * (1 - objective) / max(1, tally.asked))
-    return _is_doubtful(tally, objective) and tally.asked >= MANY and share < objective + error
-
-
-def _is_contradicted(tally: Tally, objective: float) -> bool:
-    """Tell whether a first look rules a promise out; what is near to it is left to the proof."""
-    return holds(tally, objective) == "contradicted"
-
-
-def _is_doubtful(tally: Tally, objective: float) -> bool:
-    """Tell whether a promise seems kept, without a proof though there could be one."""
-    provable = tally.asked >= samples_needed(objective, EVIDENCE)
-    kept = tally.in_time >= objective * tally.asked
-    return provable and kept and holds(tally, objective) != "met"
 
 
 def _without(instance: Instance, ruled_out: set[tuple[str, Key]]) -> Instance:

@@ -15,14 +15,16 @@ from tidsram.plan.account import planned_flows, planned_nodes
 from tidsram.plan.assumptions import assumptions, measured_share
 from tidsram.plan.demand import flows, order_by, quarter_of, quarters_until
 from tidsram.plan.instance import Instance, make_instance
+from tidsram.plan.judge import Provers
 from tidsram.plan.latency import World, cases
 from tidsram.plan.outlook import bought, headroom
 from tidsram.plan.prove import Prover
 from tidsram.plan.relief import problems, savings
-from tidsram.plan.search import Found, Limits, Provers, search
+from tidsram.plan.search import Found, Limits, search
 from tidsram.units import SECOND
 
 QUICK = 2_000  # requests of a first look
+LONGEST = 20_000  # where fewer do not tell
 LATER = Limits(rounds=16, tries=0)  # of a quarter to come
 
 
@@ -51,7 +53,7 @@ def make_plan(
         Prover(min(QUICK, requests), seed, processes, times=1.0) as quick,
         Prover(requests, seed + 1, processes, times=3.0) as healthy,
         Prover(requests, seed + 2, processes, times=1.5) as lost,
-        Prover(requests, seed + 3, processes) as longest,
+        Prover(max(requests, min(LONGEST, 5 * requests)), seed + 3, processes) as longest,
     ):
         provers = Provers(quick, healthy, lost, longest)
         planner = _Planner(estate, measured, today, provers, solve_seconds, say)
