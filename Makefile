@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench fuzz docs lock
+.PHONY: install demo bundles test lint bench fuzz docs lock
 
 install: .venv/.done
 
@@ -14,6 +14,10 @@ install: .venv/.done
 
 demo: install
 	$(BIN)/tidsram demo
+
+# From their source models, in about ten minutes; the times in them are this machine's.
+bundles: install
+	$(BIN)/python examples/bundles/make.py
 
 test: install
 	$(BIN)/pytest
@@ -32,4 +36,4 @@ docs: install
 
 lock:
 	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header --no-emit-index-url pyproject.toml -o requirements.txt
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra openvino --no-header --no-emit-index-url pyproject.toml -o requirements.txt

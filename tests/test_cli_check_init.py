@@ -229,7 +229,18 @@ def test_ladder_and_arrivals_in_json(tidsram, tmp_path):
     (decision,) = json.loads(out)["decisions"]
     exact, quick = decision["ladder"]
     assert status == 1
-    assert exact == {"variant": "exact", "accuracy": 0.9, "model": "e.onnx", "problem": ""}
+    assert exact == {
+        "variant": "exact",
+        "accuracy": 0.9,
+        "model": "e.onnx",
+        "problem": "",
+        "engine": "onnxruntime",
+        "precision": "",
+        "threads": 0,
+        "sha256": "",
+        "bytes": None,
+    }
+    assert decision["bundle"] is None
     assert (quick["variant"], quick["accuracy"]) == ("quick", 0.75)
     assert quick["problem"].startswith(
         "model q.onnx: its input is image FP32 [1, 4], and that of exact image FP32 [1, 3];"

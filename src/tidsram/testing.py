@@ -22,6 +22,7 @@ from tidsram.schedule.events import (
     Miss,
     Probe,
     Reject,
+    Retire,
     Start,
     Stop,
 )
@@ -171,6 +172,8 @@ class Shell:
         self.up: set[tuple[str, int]] = set()  # warm workers
         self.stopped: set[int] = set()
         self.aside: dict[tuple[str, int], list[Job]] = {}  # (decision, lane) → its stuck run
+        self.leaving: set[tuple[str, int]] = set()  # workers that are to begin nothing more
+        self.heirs: set[tuple[str, int]] = set()  # places that another worker is to take
         self._ranks = {policy.name: policy.criticality.rank for policy in policies}
         self._started: set[int] = set()
 
@@ -184,6 +187,41 @@ class Shell:
         ladder = [warm_up_ns, *([one] for one in faster_ns)]
         actions = self.scheduler.worker_ready(self.now_ns, decision, lane, ladder)
         return self._carry_out(actions)
+
+    def replace(
+        self,
+        decision: str,
+        *warm_up_ns: int,
+        lane: int = 0,
+        faster_ns: Sequence[int] = (),
+        tried_as: str = "",
+    ) -> list[Action]:
+        """A worker of another version is warm beside the decision's."""
+        place = decision, lane
+        if place in self.up:
+            self.leaving.add(place)
+            self.heirs.add(place)
+        self.up.add(place)
+        ladder = [warm_up_ns, *([one] for one in faster_ns)]
+        replaced = self.scheduler.worker_replaced
+        return self._carry_out(replaced(self.now_ns, decision, lane, ladder, tried_as))
+
+    def lose_heir(self, decision: str, lane: int = 0) -> list[Action]:
+        """The worker that was to take a place is gone."""
+        self.leaving.discard((decision, lane))
+        self.heirs.discard((decision, lane))
+        return self._carry_out(self.scheduler.heir_lost(self.now_ns, decision, lane))
+
+    def try_version(self, decision: str, name: str) -> None:
+        """Serve some of a decision's questions by another version."""
+        self._ranks[name] = self._ranks[decision]
+        self.scheduler.try_version(decision, name)
+
+    def withdraw(self, name: str, lane: int = 0) -> list[Action]:
+        """Begin nothing more on a worker of a trial."""
+        if (name, lane) in self.up:
+            self.leaving.add((name, lane))
+        return self._carry_out(self.scheduler.worker_withdrawn(self.now_ns, name, lane))
 
     def ask(
         self,
@@ -227,7 +265,7 @@ class Shell:
 
     def lose(self, decision: str, lane: int = 0) -> list[Action]:
         """A worker is gone."""
-        self.up.discard((decision, lane))
+        self._vacate((decision, lane), heirless=True)
         runs = self._runs(lane, decision)
         runs[:] = [job for job in runs if job.decision != decision]
         self.aside.pop((decision, lane), None)
@@ -277,20 +315,43 @@ class Shell:
                 self._kill(action)
             elif isinstance(action, Aside):
                 self._put_aside(action)
+            elif isinstance(action, Retire):
+                self._retire(action)
             else:
                 self._probe(action)
         return actions
+
+    def _retire(self, action: Retire) -> None:
+        place = action.decision, action.lane
+        assert place in self.leaving, "retired a worker that was to stay"
+        runs = self._runs(action.lane, action.decision)
+        mine = [job for job in runs if job.decision == action.decision]
+        assert not mine, "retired a worker that runs"
+        assert not self.aside.get(place), "retired a worker that is stuck"
+        self._vacate(place)
+
+    def _vacate(self, place: tuple[str, int], *, heirless: bool = False) -> None:
+        """A worker is gone; its heir, which `Retire` names where it was lost, takes its place."""
+        if heirless and place in self.heirs:
+            return
+        self.leaving.discard(place)
+        if place not in self.heirs:
+            self.up.discard(place)
+        self.heirs.discard(place)
 
     def _start(self, action: Start) -> None:
         job = action.job
         assert job.job_id not in self.reasons, "started after its outcome"
         assert job.job_id not in self._started, "started twice"
-        assert (job.decision, action.lane) in self.up, "started without a worker"
+        place = job.decision, action.lane
+        assert place in self.up, "started without a worker"
+        assert place not in self.leaving, "started on a worker that is leaving"
         runs = self._runs(action.lane, job.decision)
         running = [other.decision for other in runs]
         assert running == ([job.decision] if action.on_deck else []), "the worker is not free"
         assert not self.aside.get((job.decision, action.lane)), "its worker is stuck"
         self._started.add(job.job_id)
+        self.jobs[job.job_id] = job  # one that was moved from a trial is the decision's own now
         runs.append(job)
 
     def _stop(self, action: Stop) -> None:

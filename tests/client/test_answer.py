@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidsram.client.answer import Boxes, Label, Mask, Tensors, read
+from tidsram.client.question import placed
 from tidsram.errors import QuestionError
 from tidsram.estate.types import Answer
 
@@ -207,3 +208,118 @@ def test_outputs_that_do_not_fit_the_decoder_are_said_to(answer, outputs):
     """Give every decoder shapes it cannot read."""
     with pytest.raises(QuestionError, match="are not what the decoder"):
         read(answer, outputs, (10, 10))
+
+
+ROWS = Answer(kind="boxes", decoder="rows", labels=("person", "car"))
+CLASS_ROWS = Answer(kind="class", decoder="rows", labels=("cat", "dog"))
+
+
+def box_rows(*rows):
+    """Return what a fused detector gives: a hundred rows, the unused ones zero."""
+    boxes = np.zeros((1, 100, 6), np.float32)
+    if rows:
+        boxes[0, : len(rows)] = rows
+    return {"boxes": boxes}
+
+
+def test_rows_are_boxes_in_pixels_of_the_frame():
+    """Read two rows of a hundred; the class is a number without a label for it."""
+    outputs = box_rows((10, 20, 30, 40, 0.75, 1), (0, 0, 5, 5, 0.25, 7))
+
+    first, second = read(ROWS, outputs, (640, 480), (640, 480)).boxes
+
+    assert (first.label, first.score) == ("car", 0.75)
+    assert (first.x1, first.y1, first.x2, first.y2) == (10, 20, 30, 40)
+    assert (second.label, second.score) == ("class 7", 0.25)
+
+
+def test_without_a_used_row_nothing_is_found():
+    """A row of score 0 is no box."""
+    assert read(ROWS, box_rows(), (640, 480)) == Boxes(())
+
+
+def test_a_class_without_a_label_is_named_by_its_number():
+    """Also one below zero, which no list has from its front."""
+    (box,) = read(ROWS, box_rows((0, 0, 1, 1, 0.5, -1)), (9, 9)).boxes
+
+    assert box.label == "class -1"
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@given(
+    st.tuples(st.integers(32, 700), st.integers(32, 700)),
+    st.tuples(st.integers(32, 700), st.integers(32, 700)),
+    st.tuples(*[st.floats(0, 1)] * 2),
+)
+def test_a_box_comes_back_to_where_it_was_in_the_image(fit, size, image_size, corner):
+    """Place a box of the image in the model's frame and read it: as the question was fitted."""
+    (width, height), (left, top) = placed(size, image_size, fit)
+    x, y = corner[0] * image_size[0], corner[1] * image_size[1]
+    there = (left + x * width / image_size[0], top + y * height / image_size[1])
+
+    (box,) = read(ROWS, box_rows((*there, *there, 1, 0)), image_size, size, fit).boxes
+
+    assert (box.x1, box.y1) == pytest.approx((x, y), abs=0.01)
+
+
+def test_unfused_decoders_know_a_letterbox_too():
+    """A picture twice as wide as high lies in the middle half of a square input."""
+    thing = nanodet_outputs([(1, 10, 10, 0, 0.9, (1, 1, 1, 1))])
+    cells = {(row, column): (0.1, 1) for row in (40, 41) for column in (40, 41)}
+
+    (box,) = read(NANODET, thing, (640, 320), (320, 320), "letterbox").boxes
+    (defect,) = read(DEFECTS, defect_grid(cells), (640, 320), (320, 320), "letterbox").boxes
+
+    # The middle of cell (10, 10) is 168, 168; the picture begins at row 80 of 320.
+    assert box.centre == pytest.approx((168 * 2, (168 - 80) * 2), abs=0.01)
+    assert (defect.x1, defect.y1, defect.x2, defect.y2) == (320, 160, 336, 176)
+
+
+def test_a_mask_of_a_letterbox_covers_the_picture_and_none_of_its_ground():
+    """The grey above and below is no part of the picture, nor of any share."""
+    pixels = np.zeros((1, 80, 80), np.uint8)
+    pixels[0, 20:40] = 1  # the upper half of the picture, which lies in rows 20 to 59
+
+    reading = read(Answer(kind="mask"), {"mask": pixels}, (640, 320), (320, 320), "letterbox")
+
+    assert reading.inside == (0, 0, 640, 320)
+    assert reading.pixels.shape == (40, 80)
+    assert reading.share == 0.5
+
+
+def test_a_mask_of_bytes_has_its_threshold_behind_it():
+    """Even one of 1, at which no byte of 1 would count."""
+    pixels = np.array([[[0, 1], [1, 1]]], np.uint8)
+
+    reading = read(Answer(kind="mask", threshold=1.0), {"mask": pixels}, (2, 2))
+
+    assert reading.share == 0.75
+
+
+def test_the_first_class_row_is_the_most_probable_class():
+    """The model has sorted them; the rest is not asked for."""
+    outputs = {"classes": np.array([[[1, 0.75], [0, 0.25]]], np.float32)}
+
+    assert read(CLASS_ROWS, outputs, (1, 1)) == Label("dog", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outputs"),
+    [
+        (ROWS, {}),
+        (ROWS, {"boxes": np.zeros((1, 100, 5), np.float32)}),
+        (ROWS, {"rows": np.zeros((1, 100, 6), np.float32)}),
+        (CLASS_ROWS, {"classes": np.zeros((1, 0, 2), np.float32)}),
+        (CLASS_ROWS, {"classes": np.zeros((5, 2), np.float32)}),
+    ],
+)
+def test_rows_of_another_form_are_not_read(answer, outputs):
+    """As from a model that is not fused."""
+    with pytest.raises(QuestionError, match="are not what the decoder 'rows' reads"):
+        read(answer, outputs, (10, 10))
+
+
+def test_rows_that_hold_nan_say_nothing():
+    """NaN is no box, and as a class no number."""
+    with pytest.raises(QuestionError, match="'boxes' holds NaN or infinity"):
+        read(ROWS, box_rows((0, 0, 1, 1, 0.5, np.nan)), (10, 10))

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from tidsram.client.question import tensors
+from tidsram.client.question import placed, tensors
 from tidsram.errors import QuestionError
 from tidsram.estate.types import Question
 
@@ -101,3 +103,69 @@ def test_pictures_of_one_question_have_one_size():
 
     with pytest.raises(QuestionError, match="differ in size"):
         tensors(question, [picture(6, 4), picture(4, 6)])
+
+
+def test_a_letterboxed_picture_keeps_its_shape_and_lies_in_the_middle_on_grey():
+    """A picture twice as wide as high, for a square input."""
+    question = Question(kind="image", size=(8, 8), fit="letterbox")
+
+    (made,) = tensors(question, [Image.new("RGB", (32, 16), (200, 200, 200))])
+
+    assert made.shape == (1, 3, 8, 8)
+    assert made[0, 0, :, 0].tolist() == [114, 114, 200, 200, 200, 200, 114, 114]
+    assert np.array_equal(made[0, 0], made[0, 2])
+
+
+def test_grey_is_normalised_like_every_pixel():
+    """The ground is part of the picture that the model sees."""
+    question = Question(kind="image", size=(4, 4), fit="letterbox", mean=(114,), std=(2,))
+
+    (made,) = tensors(question, [Image.new("L", (4, 2), 214)])
+
+    assert made[0, 0, :, 0].tolist() == [0, 50, 50, 0]
+
+
+@given(*[st.tuples(st.integers(1, 700), st.integers(1, 700))] * 2)
+def test_a_letterboxed_picture_fills_one_side_and_leaves_the_frame_nowhere(size, image_size):
+    """Whatever the two sizes; it is as long as it was wide, to the pixel."""
+    (width, height), (left, top) = placed(size, image_size, "letterbox")
+
+    assert width == size[0] or height == size[1]
+    assert 0 <= left <= size[0] - width - left <= left + 1
+    assert 0 <= top <= size[1] - height - top <= top + 1
+    scale = min(size[0] / image_size[0], size[1] / image_size[1])
+    assert abs(width - max(1, image_size[0] * scale)) <= 0.5
+    assert abs(height - max(1, image_size[1] * scale)) <= 0.5
+
+
+def test_the_raw_frame_is_the_picture_itself():
+    """A fused model takes bytes: no number is touched, nothing is made into floats."""
+    image = picture()
+
+    (made,) = tensors(Question(kind="image", layout="nhwc"), [image], "UINT8")
+
+    assert made.dtype == np.uint8
+    assert np.array_equal(made[0], np.asarray(image))
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_raw_frames_are_the_same_numbers_as_floats(color, layout, images):
+    """In every order, and stacked along the channels."""
+    question = Question(kind="image", color=color, layout=layout, images=images)
+    pictures = [picture(), Image.new("RGB", (6, 4), (9, 8, 7))][:images]
+
+    (raw,) = tensors(question, pictures, "UINT8")
+    (floats,) = tensors(question, pictures)
+
+    assert raw.dtype == np.uint8
+    assert raw.flags.c_contiguous
+    assert np.array_equal(raw, floats)
+
+
+def test_bytes_that_are_to_be_normalised_are_no_raw_frame():
+    """A question that declares a mean gets numbers for it, and `ask` says whether they fit."""
+    (made,) = tensors(Question(kind="image", mean=(1,)), [picture()], "UINT8")
+
+    assert made.dtype == np.float32

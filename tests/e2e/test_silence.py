@@ -28,6 +28,14 @@ from tidsram.client.connection import Connection
 IDLE_S = 90
 MODEL = Path(__file__).parents[2] / "models" / "inspection" / "pcb_defect_fcn16_320_int8.onnx"
 
+OPENVINO = f"""
+import pathlib, signal
+from tidsram.engine.openvino import load
+load(pathlib.Path({str(MODEL)!r}).read_bytes(), "inspection", 1).warm_up(2)
+print("warm", flush=True)
+signal.pause()
+"""
+OPENVINO_UNSILENCED = "import openvino, signal; print('imported', flush=True); signal.pause()"
 UNSILENCED = "import onnxruntime, signal; print('imported', flush=True); signal.pause()"
 TALKER = """
 import pathlib, os, signal, socket
@@ -229,11 +237,13 @@ class Watched:
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory) -> Iterator[dict[str, Watched]]:
-    """Start all three commands at once, so that the long ones idle beside other tests."""
+    """Start all commands at once, so that the long ones idle beside other tests."""
     python = [sys.executable, "-c"]
     commands = {
         "ours": [sys.executable, "-m", "tidsram", "serve", str(MODEL), "--budget", "1s"],
         "bare": [*python, UNSILENCED],
+        "vino": [*python, OPENVINO],
+        "open": [*python, OPENVINO_UNSILENCED],
         "talk": [*python, TALKER],
     }
     with ExitStack() as stack:
@@ -298,3 +308,25 @@ def test_the_idle_time_is_long_enough_to_catch_telemetry(watched):
         pytest.skip("this build of ONNX Runtime has no telemetry, so there is none to catch")
     assert any(packet.startswith("udp 10.97.0.53 53 ") for packet in bare.sent)
     assert any(packet.startswith("tcp ") for packet in bare.sent)
+
+
+def test_openvino_sends_nothing_and_writes_nothing(watched):
+    """Load and run a real model on it, and idle as long as the node does."""
+    vino = watched["vino"]
+    vino.wait_until_it_says("warm")
+
+    vino.idle(IDLE_S)
+
+    assert vino.sent == set()
+    assert vino.files == []
+
+
+def test_openvino_left_to_itself_is_caught(watched):
+    """Import it without our care: what it then sends or writes must have been seen."""
+    bare = watched["open"]
+    bare.wait_until_it_says("imported")
+
+    bare.idle(IDLE_S)
+
+    assert bare.files != []
+    assert any(packet.startswith("udp 10.97.0.53 53 ") for packet in bare.sent)

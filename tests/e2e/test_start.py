@@ -248,9 +248,8 @@ def test_a_single_model_is_served_without_a_file(tmp_path, models):
 
         assert answer.json["parameters"]["budget_us"] == 20_000
         assert answer.output().tolist() == [[8, 1]]
-        assert sorted(path.name for path in tmp_path.iterdir() if "stderr" not in path.name) == [
-            "node.sock",
-            "tiny.onnx",
-        ]
+        written = [path.name for path in tmp_path.iterdir() if "stderr" not in path.name]
+        assert sorted(written) == [".tidsram", "node.sock", "tiny.onnx"]
+        assert [path.name for path in (tmp_path / ".tidsram").iterdir()] == ["local.admin.sock"]
     finally:
         assert node.stop() == 0

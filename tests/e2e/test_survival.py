@@ -146,12 +146,14 @@ def test_a_run_that_does_not_end_is_missed_killed_and_replaced(start):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_crashes_in_a_row_under_load_cost_their_own_requests_only(start, number):
     """Five times: what ran is `worker-lost`, what is asked afterwards is answered."""
-    node = start(toy_models.slow(250))
+    node = start(toy_models.slow(250), budget="10 s")
     with Asking(node, QUICK_US) as other, node.connect() as connection:
         for _ in range(5):
             (pid,) = eventually(lambda: node.workers("broken"), "a worker")
-            connection.send(broken("rounds", 4_000))
-            eventually(lambda: node.slots_taken() >= 1, "running")
+            connection.send(broken("rounds", 40_000))
+            # Its own slot: the other's asker has one all along.
+            taken = {"name": "tidsram_slots_taken", "decision": "broken"}
+            eventually(lambda taken=taken: node.metric(**taken) == 1, "running")
             os.kill(pid, number)
             told = connection.read()
             assert (told.status, told.reason) == (500, "worker-lost")

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 
 from tidsram import clock
-from tidsram.engine import ort
+from tidsram.engine import openvino, ort
 from tidsram.engine.base import Array, Engine, RunAborted, RunFailed
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
 from tidsram.testing import FakeEngine
@@ -26,11 +26,27 @@ class Ort:
     def nonzero(self) -> Engine:
         return ort.load(tiny_models.nonzero(), "nonzero.onnx", 1)
 
-    def pick(self) -> Engine:
-        return ort.load(tiny_models.pick(), "pick.onnx", 1)
+    def fold(self) -> Engine:
+        return ort.load(tiny_models.fold(), "fold.onnx", 1)
 
     def slow(self) -> Engine:
         return ort.load(tiny_models.slow(SLOW_OPERATORS, SLOW_SIZE), "slow.onnx", 1)
+
+
+class OpenVino:
+    """The engine on OpenVINO, with the same files."""
+
+    def sum_and_difference(self) -> Engine:
+        return openvino.load(tiny_models.sum_and_difference(), "sums.onnx", 1)
+
+    def nonzero(self) -> Engine:
+        return openvino.load(tiny_models.nonzero(), "nonzero.onnx", 1)
+
+    def fold(self) -> Engine:
+        return openvino.load(tiny_models.fold(), "fold.onnx", 1)
+
+    def slow(self) -> Engine:
+        return openvino.load(tiny_models.slow(SLOW_OPERATORS, SLOW_SIZE), "slow.onnx", 1)
 
 
 class Fake:
@@ -50,12 +66,12 @@ class Fake:
         )
         return FakeEngine(spec, [lambda v: [np.array(np.nonzero(v[0]), np.int64)]])
 
-    def pick(self) -> Engine:
+    def fold(self) -> Engine:
         spec = ModelSpec(
-            (TensorSpec("x", "FP32", (4,)), TensorSpec("index", "INT64", (2,))),
-            (TensorSpec("picked", "FP32", (2,)),),
+            (TensorSpec("x", "FP32", (4,)), TensorSpec("shape", "INT64", (2,))),
+            (TensorSpec("folded", "FP32", (-1, -1)),),
         )
-        return FakeEngine(spec, [lambda v: [v[0][v[1]]]])
+        return FakeEngine(spec, [lambda v: [v[0].reshape(v[1])]])
 
     def slow(self) -> Engine:
         size = (SLOW_SIZE, SLOW_SIZE)
@@ -68,7 +84,7 @@ def _rotate(values: list[Array]) -> list[Array]:
     return [np.roll(values[0], 1, axis=1)]
 
 
-@pytest.fixture(params=[Ort, Fake])
+@pytest.fixture(params=[Ort, OpenVino, Fake])
 def engines(request):
     return request.param()
 
@@ -149,19 +165,18 @@ def test_memory_that_does_not_fit_is_refused_before_any_run(engines):
 
 
 def test_a_failed_run_says_why_and_leaves_the_engine_ready(engines):
-    """Ask for an element that is not there, then for ones that are."""
-    engine = engines.pick()
-    x, index = (filled(tensor) for tensor in engine.spec.inputs)
-    picked = filled(engine.spec.outputs[0])
-    x[...], index[...] = [1, 2, 3, 4], [0, 9]
-    binding = engine.bind([x, index], [picked])
+    """Ask for a shape that four elements do not have, then for one that they have."""
+    engine = engines.fold()
+    x, shape = (filled(tensor) for tensor in engine.spec.inputs)
+    x[...], shape[...] = [1, 2, 3, 4], [2, 9]
+    binding = engine.bind([x, shape], [None])
 
     with pytest.raises(RunFailed, match="9"):
         engine.run(binding, 1)
-    index[...] = [3, 0]
-    engine.run(binding, 2)
+    shape[...] = [2, 2]
+    (folded,) = engine.run(binding, 2)
 
-    assert picked.tolist() == [4, 1]
+    assert folded.tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.fixture

@@ -92,6 +92,17 @@ def pick() -> bytes:
     )
 
 
+def fold() -> bytes:
+    """Return folded = x in a given shape: fails where x has not as many elements."""
+    return file_of(
+        graph(
+            [node("Reshape", ["x", "shape"], ["folded"])],
+            [value("x", F32, [4]), value("shape", I64, [2])],
+            [value("folded", F32, [None, None])],
+        )
+    )
+
+
 def slow(operators: int = 400, size: int = 256) -> bytes:
     """Return y = x after many rotations of its columns by one, each a matrix product."""
     rotation = np.roll(np.eye(size, dtype=np.float32), 1, axis=1)

@@ -619,6 +619,22 @@ def test_wrong_site_or_hardware_is_explained(text, problem):
             "images = 0 is not a whole number from 1 to 16",
         ),
         (
+            "question = { kind = 'image', fit = 'leterbox', size = [3, 2] }",
+            'fit = "leterbox" is not allowed here; allowed is "stretch", "letterbox"; did you mean',
+        ),
+        (
+            "question = { kind = 'image', fit = 'letterbox' }",
+            'fit = "letterbox" has no size to fit; add size = [320, 320], or take it out',
+        ),
+        (
+            "answer = { kind = 'mask', decoder = 'rows' }",
+            'decoder = "rows" makes kind = "boxes" or "class", not "mask"',
+        ),
+        (
+            "answer = { kind = 'class', decoder = 'row' }",
+            'decoder = "row" is not allowed here; allowed is "nanodet", "defect-grid", "rows"; did',
+        ),
+        (
             "answer = { kind = 'mask', decoder = 'nanodet' }",
             'decoder = "nanodet" makes kind = "boxes", not "mask"',
         ),
@@ -637,6 +653,20 @@ def test_wrong_site_or_hardware_is_explained(text, problem):
 def test_wrong_question_or_answer_is_explained(text, problem):
     """What the asker's side could not do is refused before anyone asks."""
     assert problem in complaint(GOOD + text)
+
+
+def test_an_image_may_be_letterboxed_and_a_fused_answer_read(tmp_path):
+    """What the lab writes into a bundle may stand in an estate as well."""
+    (tmp_path / "tidsram.toml").write_text(
+        GOOD
+        + "question = { kind = 'image', size = [64, 48], fit = 'letterbox' }\n"
+        + "answer = { kind = 'class', decoder = 'rows' }\n"
+    )
+
+    decision = load_estate(tmp_path / "tidsram.toml").decisions["obstacle"]
+
+    assert decision.question == Question(kind="image", size=(64, 48), fit="letterbox")
+    assert decision.answer == Answer(kind="class", decoder="rows")
 
 
 def test_mean_and_std_count_the_channels_of_one_image():
@@ -774,13 +804,13 @@ def test_quick_estate_refuses_what_a_file_could_not_say(tmp_path):
 
 
 def test_model_file_is_read_or_refused_with_a_remedy(tmp_path):
-    """A file, a directory (a bundle of a later version), and nothing."""
+    """A file, nothing, and a directory."""
     (tmp_path / "m.onnx").write_bytes(b"model")
 
     assert read_model(tmp_path / "m.onnx") == b"model"
     with pytest.raises(ModelRefused, match="there is no such file"):
         read_model(tmp_path / "other.onnx")
-    with pytest.raises(ModelRefused, match=r"it is a directory, and version 0\.1\.0 reads single"):
+    with pytest.raises(ModelRefused, match="it is a directory, and not the file of one model"):
         read_model(tmp_path)
 
 

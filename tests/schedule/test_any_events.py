@@ -12,7 +12,7 @@ from tidsram.units import MS, SECOND
 
 NAMES, BOUNDS_NS, LANES = ("a", "b", "c"), (5 * MS, 12 * MS, 30 * MS), 2
 FASTER_NS = {"a": (), "b": (6 * MS,), "c": (15 * MS, 5 * MS)}  # variants down the ladder
-PICK = st.integers(0, 99)
+PICK, TRIAL = st.integers(0, 99), "~trial"
 
 
 class AnyEvents(RuleBasedStateMachine):
@@ -78,11 +78,54 @@ class AnyEvents(RuleBasedStateMachine):
         up = sorted(self.node.up)
         self.node.lose(*up[pick % len(up)])
 
+    @rule(name=st.sampled_from(NAMES), lane=st.integers(0, LANES - 1), faster=st.booleans())
+    def replace(self, name, lane, faster):
+        if (name, lane) not in self.node.heirs:
+            bound_ns = BOUNDS_NS[NAMES.index(name)]
+            faster_ns = (MS, MS) if faster else ()
+            self.node.replace(name, bound_ns, lane=lane, faster_ns=faster_ns)
+
+    @precondition(lambda self: self.node.heirs)
+    @rule(pick=PICK)
+    def lose_heir(self, pick):
+        heirs = sorted(self.node.heirs)
+        self.node.lose_heir(*heirs[pick % len(heirs)])
+
+    @property
+    def trials(self):
+        """Return the workers that are on trial."""
+        return sorted(place for place in self.node.up if place[0].endswith(TRIAL))
+
+    @rule(name=st.sampled_from(NAMES), lane=st.integers(0, LANES - 1))
+    def try_version(self, name, lane):
+        trial = name + TRIAL
+        self.node.try_version(name, trial)
+        if (trial, lane) not in self.node.up:
+            self.node.ready(trial, BOUNDS_NS[NAMES.index(name)] // 2, lane=lane)
+
+    @precondition(lambda self: self.trials)
+    @rule(pick=PICK)
+    def withdraw(self, pick):
+        trials = self.trials
+        self.node.withdraw(*trials[pick % len(trials)])
+
+    @precondition(lambda self: self.trials)
+    @rule(
+        pick=PICK,
+        budget_ns=st.integers(1, 200).map(lambda ms: ms * MS),
+        stream=st.sampled_from(["", "left"]),
+    )
+    def ask_a_trial(self, pick, budget_ns, stream):
+        trials = self.trials
+        self.node.ask(trials[pick % len(trials)][0], budget_ns, stream=stream)
+
     @precondition(lambda self: len(self.node.up) < len(NAMES) * LANES)
     @rule(pick=PICK)
     def restart(self, pick):
         every = {(name, lane) for name in NAMES for lane in range(LANES)}
         down = sorted(every - self.node.up)
+        if not down:  # all that are up beside these are on trial
+            return
         name, lane = down[pick % len(down)]
         bound_ns = BOUNDS_NS[NAMES.index(name)]
         self.node.ready(name, bound_ns, lane=lane, faster_ns=FASTER_NS[name])
@@ -135,8 +178,8 @@ class AnyEvents(RuleBasedStateMachine):
         """Let everything come to its end: nothing is left without an outcome."""
         if not hasattr(self, "node"):
             return
-        for name, lane in sorted(self.node.up):
-            self.node.lose(name, lane)
+        while self.node.up:  # an heir takes the place of one that is lost
+            self.node.lose(*min(self.node.up))
         self.node.wait_until(self.node.now_ns + SECOND)
 
         assert self.node.jobs.keys() == self.node.reasons.keys()

@@ -91,6 +91,19 @@ def test_a_spare_that_is_not_warm_takes_nobodys_place(spares):
     assert not spares.fits(Process(OBSTACLE, 1))
 
 
+def test_a_spare_is_renewed_with_its_decision(spares):
+    """The old version's is handed back to be ended; the next one is of the new version."""
+    old = warm(spares)
+    again = Decision(name="obstacle", ladder=(Variant(name="new", model="new.onnx"),), budget_ns=1)
+
+    assert spares.renew(again) is old
+    assert not spares.fits(Process(OBSTACLE, 0))
+    new = spares.next(0, SIZES, USED, PLENTY)
+    assert new is not None
+    assert new.decision is again
+    assert spares.renew(again) is new
+
+
 def test_a_spare_that_fails_again_and_again_is_waited_for_longer(spares):
     """Other decisions get theirs meanwhile."""
     for _ in range(3):

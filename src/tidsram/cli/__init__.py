@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tidsram import __version__
-from tidsram.errors import EstateError, TidsramError
+from tidsram.errors import EstateError, NodeError, TidsramError
 
 app = typer.Typer(
     name="tidsram",
@@ -187,10 +187,91 @@ def _ask(
     raise typer.Exit(status)
 
 
+@app.command("lab")
+def _lab(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="Pictures or arrays it is to be right about.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="What is right about them.")
+    ] = None,
+    budget: Budget = None,
+    decision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose question and answer tables hold.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the bundle goes; else bundles/NAME.")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The accuracy a variant must have.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="416,320,224", help="What the model is to see.")
+    ] = None,
+    frame: Annotated[
+        str | None, typer.Option(metavar="768x576", help="A raw question; else the data's size.")
+    ] = None,
+    pair: Annotated[
+        str, typer.Option(metavar="test,temp", help="Which pictures make one question, in order.")
+    ] = "",
+    threads: Annotated[str, typer.Option(metavar="1,2", help="Counts of threads to try.")] = "1",
+    engines: Annotated[
+        str, typer.Option(metavar="NAMES", help="onnxruntime, openvino, or both.")
+    ] = "onnxruntime",
+    samples: Annotated[
+        int, typer.Option(min=8, max=5000, help="How many to validate with, at most.")
+    ] = 100,
+    runs: Annotated[
+        int, typer.Option(min=20, max=100_000, help="How many runs time a variant.")
+    ] = 500,
+    conditions: Annotated[
+        str, typer.Option(metavar="NAMES", help="alone, neighbour, background; time in each.")
+    ] = "alone",
+    hardware: Annotated[str, typer.Option(help="What this machine is called in plans.")] = "here",
+    licence: Annotated[str, typer.Option(help="The model's; goes into the manifest.")] = "",
+    provenance: Annotated[str, typer.Option(help="Where the model is from; likewise.")] = "",
+    file: File = ESTATE,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle of a model: its fastest forms that are still right, proved and timed."""
+    budget_ns = _budget(budget)
+    from tidsram.cli import lab, measuring
+
+    options = lab.Options(
+        labels=labels,
+        pair=measuring.words("--pair", pair),
+        budget_ns=budget_ns,
+        floor=floor,
+        frame=lab.frame(frame),
+        sizes=lab.sizes(sizes),
+        threads=lab.threads(threads),
+        engines=lab.engines(engines),
+        conditions=measuring.conditions(conditions),
+        samples=samples,
+        runs=runs,
+        hardware=measuring.hardware(hardware),
+        licence=lab.said("--licence", licence),
+        provenance=lab.said("--provenance", provenance),
+    )
+    by_itself = file == ESTATE and decision is None and not file.exists()
+    status = lab.run(
+        model=model,
+        data=data,
+        out=out,
+        file=None if by_itself else file,
+        decision=decision,
+        options=options,
+        as_json=as_json,
+    )
+    raise typer.Exit(status)
+
+
 @app.command("profile")
 def _profile(
     decisions: Annotated[
-        list[str] | None, typer.Argument(metavar="[DECISION]...", help="Which; else all.")
+        list[str] | None,
+        typer.Argument(metavar="[DECISION|BUNDLE]...", help="Which; else the whole estate."),
     ] = None,
     hardware: Annotated[
         str | None, typer.Option(help="The type this machine is; else the first site's.")
@@ -198,14 +279,23 @@ def _profile(
     runs: Annotated[
         int, typer.Option(min=10, max=100_000, help="How many runs of each variant.")
     ] = 2000,
+    conditions: Annotated[
+        str, typer.Option(metavar="NAMES", help="Of bundles: alone, neighbour, background.")
+    ] = "alone,neighbour,background",
     file: File = ESTATE,
     as_json: Json = False,
 ) -> None:
-    """Measure what models take on this machine, for plans."""
+    """Measure what models take on this machine: for plans, or a bundle's own profiles."""
+    from tidsram.cli import measuring
     from tidsram.cli.profile import run
 
     status = run(
-        decisions=decisions or [], hardware=hardware, runs=runs, file=file, as_json=as_json
+        named=decisions or [],
+        hardware=hardware,
+        runs=runs,
+        conditions=measuring.conditions(conditions),
+        file=file,
+        as_json=as_json,
     )
     raise typer.Exit(status)
 
@@ -225,6 +315,79 @@ def _probe(
     from tidsram.cli.probe import run
 
     raise typer.Exit(run(here=here, count=count, file=file, as_json=as_json))
+
+
+@app.command("deploy")
+def _deploy(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle, or an .onnx file.")
+    ] = None,
+    decision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its decision; needed if many.")
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="For all questions, once it is warm; the default.")
+    ] = False,
+    canary: Annotated[
+        str | None, typer.Option(metavar="10%", help="First on trial, for so many questions.")
+    ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="For none: only compared, on leftover time.")
+    ] = False,
+    after: Annotated[
+        int,
+        typer.Option(min=10, help="A trial takes over, a shadow ends, after so many questions."),
+    ] = 1000,
+    agree: Annotated[
+        float, typer.Option(min=0.01, max=1, help="From what agreement on two answers agree.")
+    ] = 0.5,
+    agree_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1, help="The share that must; the accuracy floor, if not given."
+        ),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Say what is served.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write what was compared.")
+    ] = None,
+    file: File = ESTATE,
+    site: Annotated[str | None, typer.Option(help="The site whose node it is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve a decision by another version, without missing a question."""
+    if now + (canary is not None) + shadow > 1:
+        raise NodeError("choose one of --now, --canary and --shadow")
+    from tidsram.cli.deploy import run
+
+    code = run(
+        bundle=bundle,
+        decision=decision,
+        canary=canary,
+        shadow=shadow,
+        after=after,
+        agree=agree,
+        agree_share=agree_share,
+        status=status,
+        report=report,
+        file=file,
+        site=site,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command("rollback")
+def _rollback(
+    decision: Annotated[str, typer.Argument(help="The decision's name.")],
+    file: File = ESTATE,
+    site: Annotated[str | None, typer.Option(help="The site whose node it is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve a decision by the version before, or end a trial."""
+    from tidsram.cli.rollback import run
+
+    raise typer.Exit(run(decision=decision, file=file, site=site, as_json=as_json))
 
 
 @app.command("background", context_settings={"allow_interspersed_args": False})

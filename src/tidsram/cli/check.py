@@ -7,12 +7,15 @@ from pathlib import Path
 import msgspec
 
 from tidsram.errors import EstateError, ModelRefused
+from tidsram.estate.bundle import LeftOut, Manifest, Member, directory_of
 from tidsram.estate.doubts import doubts
-from tidsram.estate.load import load_estate, read_variant
+from tidsram.estate.load import load_estate, read_bundle, read_variant
 from tidsram.estate.placement import allowed_at, lanes_of, show_cores, warm_lanes
 from tidsram.estate.types import Arrivals, Decision, Estate, Lane, Variant
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
-from tidsram.units import US, show_ns, show_rate
+from tidsram.units import US, show_ns, show_rate, show_size
+
+_VERSION_SHOWN = 12  # hexadecimal digits of a digest
 
 
 class SiteHere(msgspec.Struct, frozen=True):
@@ -51,6 +54,26 @@ class Checked(msgspec.Struct, frozen=True):
 
     decision: Decision
     ladder: tuple[CheckedVariant, ...]
+    manifest: Manifest | None  # its bundle's
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """What the bundle says of its variants, by name."""
+        return {member.name: member for member in self.manifest.ladder} if self.manifest else {}
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What of the bundle does not answer, and why: by the lab's verdict, then by the floor."""
+        if self.manifest is None:
+            return ()
+        served = {checked.variant.name for checked in self.ladder}
+        why = f"below this estate's floor, accuracy {self.decision.accuracy_floor:g}"
+        below = (
+            LeftOut(name=member.name, why=why, accuracy=member.accuracy)
+            for member in self.manifest.ladder
+            if member.name not in served
+        )
+        return (*self.manifest.left_out, *below)
 
     @property
     def model(self) -> ModelSpec | None:
@@ -68,10 +91,22 @@ class _VariantJson(msgspec.Struct):
     accuracy: float | None
     model: str
     problem: str
+    engine: str
+    precision: str
+    threads: int
+    sha256: str
+    bytes: int | None
+
+
+class _BundleJson(msgspec.Struct):
+    directory: str
+    sha256: str
+    left_out: tuple[LeftOut, ...]
 
 
 class _DecisionJson(msgspec.Struct):
     decision: str
+    bundle: _BundleJson | None
     ladder: list[_VariantJson]
     accuracy_floor: float
     budget_us: int
@@ -159,7 +194,17 @@ def _check_ladder(base: Path, decision: Decision) -> Checked:
             ladder.append(CheckedVariant(variant, model, ""))
         except ModelRefused as refused:
             ladder.append(CheckedVariant(variant, None, str(refused)))
-    return Checked(decision, tuple(ladder))
+    return Checked(decision, tuple(ladder), _manifest_of(base, decision))
+
+
+def _manifest_of(base: Path, decision: Decision) -> Manifest | None:
+    """Return the manifest of the decision's bundle: it says more than serving needs to know."""
+    if not (directory := directory_of(decision)):
+        return None
+    bundle = read_bundle(base, directory)
+    if bundle.sha256 != decision.bundle_sha256:
+        raise EstateError(directory, "has changed while it was being read; check once more")
+    return bundle.manifest
 
 
 def _inspect(
@@ -171,6 +216,11 @@ def _inspect(
 
     data = read_variant(base, decision, variant)
     model = inspect_model(data, variant.model, decision.shapes)
+    if variant.engine == "openvino":
+        from tidsram.engine.openvino import load
+
+        # An extra that may not be installed here, and refuses some models that are valid.
+        load(data, variant.model, variant.threads or 1, decision.shapes, variant.precision)
     if top is not None and top.model is not None:
         check_alike(variant.model, model, top.variant.name, top.model)
     return model
@@ -198,13 +248,14 @@ def _print_json(
 
 
 def _decision_json(checked: Checked) -> _DecisionJson:
-    decision, model = checked.decision, checked.model
+    decision, model, members = checked.decision, checked.model, checked.members
+    bundle = None
+    if decision.bundle_sha256:
+        bundle = _BundleJson(directory_of(decision), decision.bundle_sha256, checked.left_out)
     return _DecisionJson(
         decision=decision.name,
-        ladder=[
-            _VariantJson(c.variant.name, c.variant.accuracy, c.variant.model, c.problem)
-            for c in checked.ladder
-        ],
+        bundle=bundle,
+        ladder=[_variant_json(c, members.get(c.variant.name)) for c in checked.ladder],
         accuracy_floor=decision.accuracy_floor,
         budget_us=decision.budget_ns // US,
         objective=decision.objective,
@@ -218,6 +269,21 @@ def _decision_json(checked: Checked) -> _DecisionJson:
         data=decision.data,
         jurisdictions=decision.jurisdictions,
         survives=decision.survives,
+    )
+
+
+def _variant_json(checked: CheckedVariant, member: Member | None) -> _VariantJson:
+    variant = checked.variant
+    return _VariantJson(
+        variant=variant.name,
+        accuracy=variant.accuracy,
+        model=variant.model,
+        problem=checked.problem,
+        engine=variant.engine,
+        precision=member.precision if member else variant.precision,
+        threads=variant.threads,
+        sha256=variant.sha256,
+        bytes=member.bytes if member else None,
     )
 
 
@@ -262,7 +328,7 @@ def _print_words(
 
 def _decision_lines(one: Checked, sites: list[SiteHere]) -> list[tuple[str, str]]:
     decision, budget = one.decision, show_ns(one.decision.budget_ns)
-    lines = [_variant_line(checked) for checked in one.ladder]
+    lines = _ladder_lines(one)
     if decision.accuracy_floor:
         floor = f"accuracy {decision.accuracy_floor:g}; no variant below it answers"
         lines.append(("floor", floor))
@@ -301,6 +367,35 @@ def _planning_lines(decision: Decision) -> list[tuple[str, str]]:
     if decision.jurisdictions:
         lines.append(("decided in", ", ".join(decision.jurisdictions)))
     return lines
+
+
+def _ladder_lines(one: Checked) -> list[tuple[str, str]]:
+    if one.manifest is None:
+        return [_variant_line(checked) for checked in one.ladder]
+    directory, version = directory_of(one.decision), one.decision.bundle_sha256[:_VERSION_SHOWN]
+    lines = [("bundle", f"{directory}, version {version}")]
+    lines += [_member_line(checked, one.members[checked.variant.name]) for checked in one.ladder]
+    lines += [("left out", _left_out_words(left)) for left in one.left_out]
+    if one.model:
+        lines.append(("takes", _show_model(one.model)))
+    return lines
+
+
+def _member_line(checked: CheckedVariant, member: Member) -> tuple[str, str]:
+    words = [f"{member.name}, accuracy {member.accuracy:g}", member.engine, member.precision]
+    if member.size is not None:
+        words.append(f"sees {member.size[0]} × {member.size[1]}")
+    if member.threads:
+        words.append(_count(member.threads, "thread"))
+    words.append(show_size(member.bytes))
+    if checked.problem:
+        words.append("REFUSED, see below")
+    return "variant", ", ".join(words)
+
+
+def _left_out_words(left: LeftOut) -> str:
+    accuracy = "" if left.accuracy is None else f", accuracy {left.accuracy:g}"
+    return f"{left.name}{accuracy}: {' '.join(left.why.split())}"
 
 
 def _variant_line(checked: CheckedVariant) -> tuple[str, str]:

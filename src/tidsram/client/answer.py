@@ -4,12 +4,15 @@ Coordinates are those of the image the asker holds, never of the model's input. 
 asker's budget; numpy only.
 """
 
+import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from tidsram.client.question import Size, placed
 from tidsram.errors import QuestionError
 from tidsram.estate.types import Answer
 
@@ -74,34 +77,96 @@ Reading = Boxes | Mask | Label | Tensors
 def read(
     answer: Answer,
     outputs: Mapping[str, Array],
-    image_size: tuple[int, int],
-    model_size: tuple[int, int] | None = None,
+    image_size: Size,
+    model_size: Size | None = None,
+    fit: Literal["stretch", "letterbox"] = "stretch",
 ) -> Reading:
     """Read the model's outputs for an image of `image_size` (width, height) pixels.
 
-    `model_size` is what the model was given, where the image was resized for it.
+    `model_size` is what the model was given, where the image was made to fit that, and `fit` how.
     """
-    if answer.kind == "boxes" and answer.decoder == "nanodet":
-        return Boxes(_nanodet(answer, outputs, image_size))
-    if answer.kind == "boxes" and answer.decoder == "defect-grid":
-        return Boxes(_defect_grid(answer, outputs, image_size))
     if answer.kind == "boxes":
-        raise QuestionError(
-            'the answer\'s table says kind = "boxes" without a decoder; '
-            'add decoder = "nanodet" or "defect-grid"'
-        )
+        return Boxes(_boxes_by_decoder(answer, outputs, image_size, model_size, fit))
     if answer.kind == "mask":
-        return _mask(answer, outputs, image_size, model_size or image_size)
+        return _mask(answer, outputs, _Way(model_size or image_size, image_size, fit))
     if answer.kind == "class":
-        return _class(answer, outputs)
+        return _class_row(answer, outputs) if answer.decoder == "rows" else _class(answer, outputs)
     return Tensors(dict(outputs))
+
+
+class _Way:
+    """The way back from the model's frame of `size` to the image that was made to fit it."""
+
+    def __init__(self, size: Size, image_size: Size, fit: Literal["stretch", "letterbox"]) -> None:
+        self.size, self.image_size = size, image_size
+        self.inner, self.at = placed(size, image_size, fit)
+        self.scale = image_size[0] / self.inner[0], image_size[1] / self.inner[1]
+
+    def back(self, corners: Floats) -> Floats:
+        """Return x1, y1, x2, y2 in pixels of the image, cut at its edges."""
+        there = (corners - np.array(self.at * 2, np.float32)) * np.array(self.scale * 2, np.float32)
+        cut: Floats = np.clip(there, 0, np.array(self.image_size * 2, np.float32))
+        return cut
+
+
+def _boxes_by_decoder(
+    answer: Answer,
+    outputs: Mapping[str, Array],
+    image_size: Size,
+    model_size: Size | None,
+    fit: Literal["stretch", "letterbox"],
+) -> tuple[Box, ...]:
+    if answer.decoder == "rows":
+        return _box_rows(answer, outputs, _Way(model_size or image_size, image_size, fit))
+    if answer.decoder == "nanodet":
+        return _nanodet(answer, outputs, image_size, fit)
+    if answer.decoder == "defect-grid":
+        return _defect_grid(answer, outputs, _Way(model_size or image_size, image_size, fit))
+    raise QuestionError(
+        'the answer\'s table says kind = "boxes" without a decoder; '
+        'add decoder = "nanodet", "defect-grid" or "rows"'
+    )
+
+
+# Rows: what a fused model has finished itself, in pixels of the frame, the surest first.
+
+
+def _box_rows(answer: Answer, outputs: Mapping[str, Array], way: _Way) -> tuple[Box, ...]:
+    rows = _rows(outputs, "boxes", 6)
+    rows = rows[rows[:, 4] > 0]
+    boxes = []
+    corners, found = way.back(rows[:, :4]).tolist(), rows[:, 4:].tolist()
+    for (x1, y1, x2, y2), (score, index) in zip(corners, found, strict=True):
+        boxes.append(Box(x1, y1, x2, y2, _name(answer, int(index)), score))
+    return tuple(boxes)
+
+
+def _class_row(answer: Answer, outputs: Mapping[str, Array]) -> Label:
+    rows = _rows(outputs, "classes", 2)
+    if not len(rows):
+        raise _not_read("rows", outputs)
+    index, probability = rows[0].tolist()
+    return Label(_name(answer, int(index)), probability)
+
+
+def _rows(outputs: Mapping[str, Array], name: str, width: int) -> Floats:
+    output = outputs.get(name, np.empty(0))
+    if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] != width:
+        raise _not_read("rows", outputs)
+    rows: Floats = output[0].astype(np.float32, copy=False)
+    if not np.isfinite(rows).all():
+        raise QuestionError(f"the answer's output {name!r} holds NaN or infinity; it says nothing")
+    return rows
 
 
 # NanoDet: three levels of square grids, each with class scores and four distance distributions.
 
 
 def _nanodet(
-    answer: Answer, outputs: Mapping[str, Array], image_size: tuple[int, int]
+    answer: Answer,
+    outputs: Mapping[str, Array],
+    image_size: Size,
+    fit: Literal["stretch", "letterbox"],
 ) -> tuple[Box, ...]:
     levels = _nanodet_levels(outputs)
     corners, scores, classes = [], [], []
@@ -116,7 +181,7 @@ def _nanodet(
     if not corners:
         return ()
     side = round(len(levels[0][0]) ** 0.5) * _FINEST_STRIDE
-    boxes = _to_image(np.concatenate(corners), side, image_size)
+    boxes = _Way((side, side), image_size, fit).back(np.concatenate(corners))
     return _boxes(answer, boxes, np.concatenate(scores), np.concatenate(classes))
 
 
@@ -145,12 +210,6 @@ def _corners(distances: Floats, cells: NDArray[np.intp], grid: int, stride: int)
     y = (cells // grid + 0.5) * stride
     left, top, right, bottom = reach.T
     return np.stack([x - left, y - top, x + right, y + bottom], axis=1).astype(np.float32)
-
-
-def _to_image(corners: Floats, side: int, image_size: tuple[int, int]) -> Floats:
-    width, height = image_size
-    scaled = corners * np.array([width / side, height / side] * 2, np.float32)
-    return np.clip(scaled, 0, np.array([width, height] * 2, np.float32))
 
 
 def _boxes(
@@ -189,19 +248,17 @@ def _overlaps(corners: Floats) -> Floats:
 # Defect grid: class probabilities for every cell; channel 0 is "nothing here".
 
 
-def _defect_grid(
-    answer: Answer, outputs: Mapping[str, Array], image_size: tuple[int, int]
-) -> tuple[Box, ...]:
+def _defect_grid(answer: Answer, outputs: Mapping[str, Array], way: _Way) -> tuple[Box, ...]:
     grid = next(iter(outputs.values()), np.empty(0))
     if len(outputs) != 1 or grid.ndim != 4 or grid.shape[0] != 1 or grid.shape[3] < 2:
         raise _not_read("defect-grid", outputs)
     probabilities = grid[0].astype(np.float32, copy=False)
     rows, columns = probabilities.shape[:2]
-    step = image_size[0] / columns, image_size[1] / rows
+    step = way.size[0] / columns, way.size[1] / rows
     # Background below 1 − threshold; 1 − x ≥ threshold would round differently.
     marked = np.argwhere(probabilities[:, :, 0] < 1 - answer.threshold).tolist()
     boxes = [
-        _defect(answer, probabilities, cells, step)
+        _defect(answer, probabilities, cells, step, way)
         for cells in _connected({(row, column) for row, column in marked})
         if len(cells) >= _SMALLEST_DEFECT
     ]
@@ -225,15 +282,21 @@ def _connected(marked: set[tuple[int, int]]) -> list[list[tuple[int, int]]]:
 
 
 def _defect(
-    answer: Answer, grid: Floats, cells: list[tuple[int, int]], step: tuple[float, float]
+    answer: Answer,
+    grid: Floats,
+    cells: list[tuple[int, int]],
+    step: tuple[float, float],
+    way: _Way,
 ) -> Box:
     rows, columns = np.array(cells).T
     mean = grid[rows, columns].mean(axis=0)
+    corners = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+    x1, y1, x2, y2 = way.back(corners * np.array(step * 2, np.float32)).tolist()
     return Box(
-        x1=float(columns.min() * step[0]),
-        y1=float(rows.min() * step[1]),
-        x2=float((columns.max() + 1) * step[0]),
-        y2=float((rows.max() + 1) * step[1]),
+        x1=x1,
+        y1=y1,
+        x2=x2,
+        y2=y2,
         label=_name(answer, int(mean[1:].argmax())),
         score=float(1 - mean[0]),
     )
@@ -242,28 +305,28 @@ def _defect(
 # One output, read directly.
 
 
-def _mask(
-    answer: Answer,
-    outputs: Mapping[str, Array],
-    image_size: tuple[int, int],
-    model_size: tuple[int, int],
-) -> Mask:
-    pixels = _first(outputs).squeeze().astype(np.float32, copy=False)
-    if pixels.ndim != 2:
+def _mask(answer: Answer, outputs: Mapping[str, Array], way: _Way) -> Mask:
+    output = _first(outputs)
+    # A mask of bytes is a fused model's, which has applied the threshold itself.
+    threshold = 0.0 if output.dtype == np.uint8 else answer.threshold
+    marked = output.squeeze().astype(np.float32, copy=False) > threshold
+    if marked.ndim != 2:
         raise _not_read("mask", outputs)
-    rows, columns = pixels.shape
-    across, left = _span(columns, model_size[0], image_size[0])
-    down, top = _span(rows, model_size[1], image_size[1])
-    return Mask(pixels > answer.threshold, (left, top, left + across, top + down))
+    columns, left, right = _span(marked.shape[1], way, 0)
+    rows, top, bottom = _span(marked.shape[0], way, 1)
+    return Mask(marked[rows, columns], (left, top, right, bottom))
 
 
-def _span(pixels: int, given: int, image: int) -> tuple[float, float]:
-    """Return how much of the image a side of the mask covers, and where that starts."""
-    if given % pixels == 0:  # all of it, perhaps coarser
-        return float(image), 0.0
-    # A network without padding answers for the centre of what it was given, pixel for pixel.
-    scale = image / given
-    return pixels * scale, (given - pixels) / 2 * scale
+def _span(pixels: int, way: _Way, axis: int) -> tuple[slice, float, float]:
+    """Return which of a side's pixels lie on the image, and from where to where in it."""
+    given, inner, at = way.size[axis], way.inner[axis], way.at[axis]
+    # A network without padding answers for the centre of what it was given, pixel for pixel; any
+    # other for all of it, perhaps coarser.
+    step, start = (given / pixels, 0.0) if given % pixels == 0 else (1.0, (given - pixels) / 2)
+    first = max(0, math.floor((at - start) / step))
+    last = min(pixels, math.ceil((at + inner - start) / step))
+    edges = [(start + edge * step - at) * way.scale[axis] for edge in (first, last)]
+    return slice(first, last), edges[0], edges[1]
 
 
 def _class(answer: Answer, outputs: Mapping[str, Array]) -> Label:
@@ -283,7 +346,7 @@ def _first(outputs: Mapping[str, Array]) -> Array:
 
 
 def _name(answer: Answer, index: int) -> str:
-    return answer.labels[index] if index < len(answer.labels) else f"class {index}"
+    return answer.labels[index] if 0 <= index < len(answer.labels) else f"class {index}"
 
 
 def _not_read(decoder: str, outputs: Mapping[str, Array]) -> QuestionError:

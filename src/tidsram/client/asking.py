@@ -76,11 +76,14 @@ def ask_once(
 
 def _read(declared: Decision | None, prepared: Prepared, reply: Reply) -> Reading:
     """Read the answer as the estate declares; as plain tensors where it does not say how."""
-    model_size = declared.question.size if declared and declared.question else None
+    question = declared.question if declared else None
+    model_size = question.size if question else None
     size = prepared.images[0].size if prepared.images else model_size
     if declared is None or declared.answer is None or size is None:
         return Tensors(reply.outputs)
-    return read(declared.answer, reply.outputs, size, model_size)
+    # Without pictures the frame itself is all there is: nothing was made to fit it.
+    fit = question.fit if question and prepared.images else "stretch"
+    return read(declared.answer, reply.outputs, size, model_size, fit)
 
 
 def _unknown(name: str, connection: Connection) -> QuestionError:

@@ -42,7 +42,8 @@ def prepare(files: Sequence[Path], metadata: Metadata, question: Question | None
             f"its input; add [decision.{metadata.name}.question], or give .npy or .json"
         )
     images = tuple(_picture(file) for file in files)
-    made = tensors(question, images)
+    datatype = metadata.inputs[0].datatype if metadata.inputs else "FP32"
+    made = tensors(question, images, datatype)
     inputs = dict(zip((spec.name for spec in metadata.inputs), made, strict=False))
     return Prepared(_fitted(inputs, metadata.inputs), images)
 
@@ -109,8 +110,8 @@ def _zeros(spec: TensorSpec) -> Array:
 
 def _picture(file: Path) -> Image.Image:
     try:
-        image = Image.open(file)
-        image.load()
+        with Image.open(file) as image:
+            image.load()
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(file, "a picture", error) from None
     return image

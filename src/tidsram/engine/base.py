@@ -1,5 +1,6 @@
 """What a runtime must be able to do for a worker: load from bytes, describe, bind, run, abort."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from tidsram.protocol.tensors import ModelSpec
 
 Array = NDArray[np.generic]
+TEXT_MAX = 300  # of a runtime's own words in one of our sentences
 # A binding is each engine's own affair: made by `bind`, understood by `run`, Any in between.
 
 
@@ -43,3 +45,12 @@ class Engine(Protocol):
 
     def warm_up(self, runs: int) -> list[int]:
         """Run on zeros; return each run's nanoseconds."""
+
+
+def words_of(error: Exception, noise: Sequence[re.Pattern[str]]) -> str:
+    """Return a runtime's words in one line, without what only its makers understand."""
+    text = str(error)
+    for part in noise:
+        text = part.sub("", text)
+    text = " ".join(text.split()).rstrip(". ")
+    return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tidsram import clock
-from tidsram.engine.base import Array, RunAborted, RunFailed
+from tidsram.engine.base import Array, RunAborted, RunFailed, words_of
 from tidsram.engine.inspect import ELEMENT_OF, Shapes, fix_model
-from tidsram.engine.memory import check_fits, zeros
+from tidsram.engine.memory import check_fits
+from tidsram.engine.warm_up import warm_up
 from tidsram.errors import ModelRefused
 from tidsram.protocol.tensors import ModelSpec, TensorSpec
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _SILENCE = "ORT_DISABLE_TELEMETRY"
 _CPU = ["CPUExecutionProvider"]
 _ERRORS_ONLY, _NOTHING = 3, 4  # levels of ONNX Runtime's log
-_WARM_UP_TICKET = -1
-TEXT_MAX = 300  # of the runtime's own words in one of our sentences
 
 _OLDER_FORMAT = (
     "Save it in an older format: m = onnx.load('model.onnx'); m.ir_version = 10; "
@@ -123,7 +121,7 @@ class OrtEngine:
         except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
             if options.terminate:
                 raise RunAborted(f"run {ticket} was aborted") from None
-            raise RunFailed(_sentence(error)) from None
+            raise RunFailed(words_of(error, _NOISE)) from None
         if not binding.proven:
             _prove(binding, self.spec.outputs)
         return self._own_outputs(binding) if binding.own else [None] * len(binding.outputs)
@@ -137,15 +135,7 @@ class OrtEngine:
 
     def warm_up(self, runs: int) -> list[int]:
         """Run on zeros; return each run's nanoseconds."""
-        inputs = [zeros(tensor) for tensor in self.spec.inputs]
-        outputs = [zeros(t) if t.nbytes >= 0 else None for t in self.spec.outputs]
-        binding = self.bind(inputs, outputs)
-        times_ns = []
-        for _ in range(runs):
-            start_ns = clock.now_ns()
-            self.run(binding, _WARM_UP_TICKET)
-            times_ns.append(clock.now_ns() - start_ns)
-        return times_ns
+        return warm_up(self, runs)
 
     def _own_outputs(self, binding: Binding) -> list[Array | None]:
         """Take the outputs that ONNX Runtime allocated, and let it allocate new ones next time."""
@@ -187,7 +177,7 @@ def _session(
             read_config_from_model=0,  # a model does not choose its threads
         )
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no other base
-        text = _sentence(error)
+        text = words_of(error, _NOISE)
         remedy = next((r for part, r in _LOAD_REMEDIES if part in str(error)), _ANY_FAULT)
         problem = f"ONNX Runtime {ort.__version__} cannot load it ({text})"
         raise ModelRefused(model, problem, f"{remedy}.") from None
@@ -221,12 +211,3 @@ def _prove(binding: Binding, outputs: Sequence[TensorSpec]) -> None:
         if output is not None and value.data_ptr() != output.ctypes.data:
             raise RunFailed(f"output {tensor.name!r} was not written where it was bound")
     binding.proven = True
-
-
-def _sentence(error: Exception) -> str:
-    """Return the runtime's words without its codes and places in its source."""
-    text = str(error)
-    for noise in _NOISE:
-        text = noise.sub("", text)
-    text = " ".join(text.split()).rstrip(". ")
-    return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"

@@ -3,22 +3,23 @@
 Nothing here reads a file. A decision may name sites, hardware and data classes of the same file.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec.structs import replace
 
 from tidsram.estate import values
+from tidsram.estate.bundle import Bundle, ladder_of
 from tidsram.estate.placement import reach
+from tidsram.estate.questions import read_answer, read_question
 from tidsram.estate.tables import Table
 from tidsram.estate.types import (
     MAX_VARIANTS,
-    Answer,
     Arrivals,
     Criticality,
     Decision,
     Delay,
     Estate,
-    Question,
     Variant,
 )
 
@@ -33,18 +34,22 @@ _DECISION_KEYS = (
 )
 _VARIANT_KEYS = ("model", "accuracy", "memory", "service")
 _ARRIVALS_KEYS = ("kind", "rate", "cv", "burst", "synchronised")
-_QUESTION_KEYS = ("kind", "size", "color", "mean", "std", "layout", "images")
-_DECODED_KIND = {"nanodet": "boxes", "defect-grid": "boxes"}
+_OF_A_BUNDLE = ("question", "answer", "memory", "service")  # it says them itself, or its profiles
 _LOSSES: tuple[Literal["node", "site", "link"], ...] = ("node", "site", "link")
 _SERVICE = '{ edge-2 = { p50 = "18.5 ms", p99_9 = "21 ms" } }'
 _GROWTH = values.table_of(values.quarter, values.growth, "{ 2027-Q1 = 1.5 }")
 _SURVIVES = values.set_of(values.choice(*_LOSSES), most=len(_LOSSES), least=0)
 
+FindBundle = Callable[[str], Bundle | None]  # None: a single file; raises WrongValue where nothing
 
-def read_decisions(root: Table, places: Estate) -> dict[str, Decision]:
-    """Return the decisions, at least one; `places` is all else that the file declares."""
+
+def read_decisions(root: Table, places: Estate, find_bundle: FindBundle) -> dict[str, Decision]:
+    """Return the decisions, at least one; `places` is all else that the file declares.
+
+    `find_bundle` returns what lies where a decision's `bundle` points.
+    """
     declared = root.named("decision", "a decision", _DECISION_KEYS)
-    reading = _Reading(places)
+    reading = _Reading(places, find_bundle)
     decisions = {name: _decision(name, table, reading) for name, table in declared}
     if not decisions:
         root.refuse("declares no decision; add [decision.NAME] with its bundle and its budget")
@@ -57,9 +62,10 @@ def only_variant(model: str) -> tuple[Variant, ...]:
 
 
 class _Reading:
-    """The readers of what refers to other tables, and how far each data class reaches."""
+    """The readers of what refers to other tables or files, and how far each data class reaches."""
 
-    def __init__(self, places: Estate) -> None:
+    def __init__(self, places: Estate, find_bundle: FindBundle) -> None:
+        self._find_bundle = find_bundle
         site = values.declared("site", places.sites)
         hardware = values.declared("hardware", places.hardware)
         present = frozenset(found.jurisdiction for found in places.sites.values())
@@ -78,6 +84,10 @@ class _Reading:
             return self.site_counts(value)
         return dict.fromkeys(self.site_list(value), 1)
 
+    def bundle(self, value: object) -> Bundle | None:
+        """Read the bundle that is named; None for a single file."""
+        return self._find_bundle(values.text(value))
+
 
 def _decision(name: str, table: Table, reading: _Reading) -> Decision:
     jurisdictions: tuple[str, ...] = table.get("jurisdictions", reading.jurisdictions, ())
@@ -87,11 +97,15 @@ def _decision(name: str, table: Table, reading: _Reading) -> Decision:
         table.refuse_value(
             "data", f"may be at no site in {where}, where the decision may be made; change one"
         )
+    bundle = _bundle(table, reading)
+    floor = table.get(
+        "accuracy_floor", values.score, bundle.manifest.accuracy_floor if bundle else 0.0
+    )
     return Decision(
         name=name,
-        ladder=_ladder(name, table, reading),
+        ladder=_bundled(table, bundle, floor) if bundle else _ladder(name, table, reading),
         budget_ns=table.need("budget", values.duration, 'budget = "100 ms"'),
-        accuracy_floor=table.get("accuracy_floor", values.score, 0.0),
+        accuracy_floor=floor,
         objective=table.get("objective", values.share, 0.99),
         criticality=Criticality(table.get("criticality", values.choice(*Criticality), "standard")),
         arrivals=_arrivals(table),
@@ -99,8 +113,8 @@ def _decision(name: str, table: Table, reading: _Reading) -> Decision:
         safe_action=table.get("safe_action", values.action, None),
         record=table.get("record", values.choice("none", later=("required", "durable")), "none"),
         shapes=table.get("shapes", values.shapes, {}),
-        question=_question(table),
-        answer=_answer(table),
+        question=bundle.manifest.question if bundle else read_question(table),
+        answer=bundle.manifest.answer if bundle else read_answer(table),
         sources=table.get("sources", reading.sources, {}),
         growth=table.get("growth", _GROWTH, {}),
         data=data,
@@ -109,7 +123,42 @@ def _decision(name: str, table: Table, reading: _Reading) -> Decision:
         access=table.get("access", values.delay, None),
         capture_ns=table.get("capture", values.duration, 0),
         actuation_ns=table.get("actuation", values.duration, 0),
+        bundle_sha256=bundle.sha256 if bundle else "",
     )
+
+
+def _bundle(decision: Table, reading: _Reading) -> Bundle | None:
+    """Return the decision's bundle; None where it names a single file, or its variants."""
+    if "variants" in decision:
+        return None
+    bundle = decision.get("bundle", reading.bundle, None)
+    for key in _OF_A_BUNDLE:
+        if bundle and key in decision:
+            decision.refuse_value(
+                key,
+                f"stands beside the bundle {bundle.directory}, which says that itself; take it out",
+            )
+    return bundle
+
+
+def _bundled(decision: Table, bundle: Bundle, floor: float) -> tuple[Variant, ...]:
+    """Return the bundle's variants at or above the floor, which is not below the bundle's own."""
+    proven = bundle.manifest.accuracy_floor
+    if floor < proven:
+        decision.refuse_value(
+            "accuracy_floor",
+            f"is below {proven:g}, for which the bundle was made: it holds nothing less accurate; "
+            "raise it, or take it out",
+        )
+    ladder = ladder_of(bundle.manifest, bundle.directory, floor)
+    if not ladder:
+        best = bundle.manifest.ladder[0]
+        decision.refuse_value(
+            "accuracy_floor",
+            f"leaves no variant of the bundle, the most accurate is {best.name} with "
+            f"{best.accuracy:g}; lower it, or make a better bundle with `tidsram lab`",
+        )
+    return ladder
 
 
 def _ladder(name: str, decision: Table, reading: _Reading) -> tuple[Variant, ...]:
@@ -197,56 +246,4 @@ def _arrivals(decision: Table) -> Arrivals | None:
         cv=table.need("cv", values.variation, "cv = 2") if kind == "gamma" else 1.0,
         burst=table.get("burst", values.whole(1, MAX_BURST), 0),
         synchronised=synchronised,
-    )
-
-
-def _question(decision: Table) -> Question | None:
-    table = decision.table("question", "a question", _QUESTION_KEYS)
-    if table is None:
-        return None
-    color: Literal["rgb", "bgr", "gray"]
-    color = table.get("color", values.choice("rgb", "bgr", "gray"), "rgb")
-    channels = 1 if color == "gray" else 3
-    return Question(
-        kind=table.need("kind", values.choice("image"), 'kind = "image"'),
-        size=table.get("size", values.size, None),
-        color=color,
-        mean=_per_channel(table, "mean", values.number, 0.0, channels),
-        std=_per_channel(table, "std", values.divisor, 1.0, channels),
-        layout=table.get("layout", values.choice("nchw", "nhwc"), "nchw"),
-        images=table.get("images", values.whole(1, 16), 1),
-    )
-
-
-def _per_channel(
-    table: Table, key: str, read: values.Reader[float], default: float, channels: int
-) -> tuple[float, ...]:
-    unset: tuple[float, ...] = (default,)
-    found = table.get(key, values.list_of(read, most=16), unset)
-    if len(found) not in (1, channels):
-        allowed = "1 number" if channels == 1 else f"1 number or {channels}"
-        table.refuse_value(
-            key, f"holds {len(found)} numbers; allowed is {allowed}, one a channel of an image"
-        )
-    return found
-
-
-def _answer(decision: Table) -> Answer | None:
-    table = decision.table("answer", "an answer", ("kind", "decoder", "threshold", "labels"))
-    if table is None:
-        return None
-    kinds = values.choice("boxes", "mask", "class", "tensor")
-    kind = table.need("kind", kinds, 'kind = "boxes"')
-    decoder: Literal["", "nanodet", "defect-grid"]
-    decoder = table.get("decoder", values.choice(*_DECODED_KIND), "")
-    if decoder and _DECODED_KIND[decoder] != kind:
-        table.refuse_value("decoder", f'makes kind = "{_DECODED_KIND[decoder]}", not "{kind}"')
-    if kind in _DECODED_KIND.values() and not decoder:
-        words = ", ".join(f'"{word}"' for word in _DECODED_KIND)
-        table.refuse_value("kind", f"needs a decoder beside it; allowed is decoder = {words}")
-    return Answer(
-        kind=kind,
-        decoder=decoder,
-        threshold=table.get("threshold", values.score, 0.5),
-        labels=table.get("labels", values.list_of(values.text, most=10_000), ()),
     )

@@ -4,10 +4,15 @@ This module alone reads files; `parse_estate` is its pure part. Anything the fil
 version would not act on is refused: a declared promise is kept or complained about, never ignored.
 """
 
+import errno
 import hashlib
+import os
 import re
+import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +20,15 @@ from msgspec.structs import replace
 
 from tidsram.errors import EstateError, ModelRefused
 from tidsram.estate import values
-from tidsram.estate.decisions import only_variant, read_decisions
+from tidsram.estate.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Bundle,
+    Manifest,
+    ladder_of,
+    parse_manifest,
+)
+from tidsram.estate.decisions import FindBundle, only_variant, read_decisions
 from tidsram.estate.placement import reach
 from tidsram.estate.plan import Plan, parse_plan
 from tidsram.estate.tables import Table
@@ -63,11 +76,18 @@ def load_estate(path: Path) -> Estate:
         ) from None
     except OSError as error:
         raise EstateError(where, f"cannot be read: {error.strerror or error}") from None
-    return parse_estate(_decode(content, where), where)
+    return parse_estate(_decode(content, where), where, partial(_find_bundle, path.parent))
 
 
-def parse_estate(text: str, where: str) -> Estate:
-    """Return the estate that `text` declares; `where` names it in complaints."""
+def _single_file(_: str) -> None:
+    """Take whatever is named for a single file, as long as nobody looks."""
+
+
+def parse_estate(text: str, where: str, find_bundle: FindBundle = _single_file) -> Estate:
+    """Return the estate that `text` declares; `where` names it in complaints.
+
+    `find_bundle` returns the bundle that a path names; None where that is a single file.
+    """
     if len(text) > MAX_ESTATE_BYTES:
         raise EstateError(where, _TOO_LARGE)
     top = ("estate", "site", "link", "hardware", "data", "decision")
@@ -86,7 +106,7 @@ def parse_estate(text: str, where: str) -> Estate:
         links=_links(root, sites),
         data=_data(root, sites),
     )
-    return replace(places, decisions=read_decisions(root, places))
+    return replace(places, decisions=read_decisions(root, places, find_bundle))
 
 
 def quick_estate(
@@ -97,16 +117,21 @@ def quick_estate(
     http: str = DEFAULT_HTTP,
     unix: str | None = None,
 ) -> Estate:
-    """Return the estate of `tidsram serve MODEL --budget B`: one decision, named after the file."""
+    """Return the estate of `tidsram serve MODEL --budget B`: one decision, named after the model.
+
+    The model is a single .onnx file or a bundle's directory.
+    """
     if not 0 < budget_ns <= values.MAX_DURATION_NS:
         raise EstateError("--budget", f'{budget_ns} ns is not above zero and at most "1 h"')
-    name = values.valid_name(model.stem) or "model"
     decision = Decision(
-        name=name,
+        name=values.valid_name(model.stem) or "model",
         ladder=only_variant(str(model.absolute())),
         budget_ns=budget_ns,
         shapes=dict(shapes or {}),
     )
+    with suppress(OSError):  # whoever reads the model says what is wrong with its path
+        if model.is_dir():
+            decision = _with_bundle(decision, read_bundle(Path(), str(model.absolute())))
     site = Site(
         name=LOCAL,
         http=read_option("--http", values.address, http),
@@ -115,7 +140,7 @@ def quick_estate(
     return Estate(
         name=LOCAL,
         sites={LOCAL: site},
-        decisions={name: decision},
+        decisions={decision.name: decision},
         measured=_default_measured(DEFAULT_STATE),
     )
 
@@ -134,16 +159,121 @@ def read_variant(folder: Path, decision: Decision, variant: Variant) -> bytes:
         name = f"{decision.name}/{variant.name}"
         problem = "it is declared for planning only and names no file"
         raise ModelRefused(name, problem, 'Give it one, such as model = "models/my.onnx".')
-    return read_model(folder / variant.model)
+    return read_model(folder / variant.model, variant.sha256)
 
 
-def read_model(file: Path) -> bytes:
-    """Return the bytes of a model file."""
+def read_model(file: Path, sha256: str = "") -> bytes:
+    """Return the bytes of a model file; with a digest, only if they are those it belongs to."""
+    return _read_proven(file, sha256) if sha256 else _read_single(file)
+
+
+def read_bundle(folder: Path, directory: str) -> Bundle:
+    """Read what the bundle in `directory` says, which is relative to `folder` or absolute.
+
+    Its variants are read and compared with their digests when they are loaded.
+    """
+    where = str(folder / directory / MANIFEST)
+    try:
+        content = _read_beneath(folder / directory, (MANIFEST,), MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise EstateError(
+            where,
+            "no such file, so this is no finished bundle; make one with `tidsram lab`, or copy it "
+            "whole",
+        ) from None
+    except OSError as error:
+        raise EstateError(where, f"cannot be read: {_why(error)}") from None
+    manifest = parse_manifest(content, where)
+    return Bundle(
+        directory=directory, sha256=hashlib.sha256(content).hexdigest(), manifest=manifest
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of the bundle in `directory`."""
+    return read_bundle(Path(), str(directory)).manifest
+
+
+def _find_bundle(folder: Path, written: str) -> Bundle | None:
+    """Return the bundle in a directory; None for a single file, which may be missing yet."""
+    place = folder / written
+    try:
+        if stat.S_ISDIR(place.stat().st_mode):
+            return read_bundle(folder, written)
+    except OSError as error:
+        if not written.endswith(".onnx"):
+            shown = values.show(written)
+            raise values.WrongValue(
+                f"{shown} names no bundle ({error.strerror or error}); make it with `tidsram lab`, "
+                "change its path, or name an .onnx file"
+            ) from None
+    return None
+
+
+def _with_bundle(decision: Decision, bundle: Bundle) -> Decision:
+    """Return a decision that declares nothing of its own with all that its bundle says."""
+    manifest = bundle.manifest
+    return replace(
+        decision,
+        name=manifest.name,
+        ladder=ladder_of(manifest, bundle.directory),
+        accuracy_floor=manifest.accuracy_floor,
+        question=manifest.question,
+        answer=manifest.answer,
+        bundle_sha256=bundle.sha256,
+    )
+
+
+def _read_proven(file: Path, sha256: str) -> bytes:
+    """Return the bytes of a bundle's variant: what is hashed is what is returned."""
+    remedy = "Copy the bundle again, or make it again with `tidsram lab`."
+    try:
+        data = _read_beneath(file.parent.parent, file.parts[-2:], MAX_MODEL_BYTES)
+    except OSError as error:
+        raise ModelRefused(str(file), f"it cannot be read ({_why(error)})", remedy) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        problem = (
+            f"its SHA-256 begins with {found[:12]} and the bundle's manifest says {sha256[:12]}, "
+            "so it is not the file that was validated"
+        )
+        raise ModelRefused(str(file), problem, remedy)
+    return data
+
+
+def _read_beneath(directory: Path, names: Sequence[str], most: int) -> bytes:
+    """Read at most so many bytes of a plain file in `directory` that no link leads to.
+
+    Who may write a link there could let it point at what this user may read and others may not.
+    """
+    at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in names:
+        try:
+            # Without O_NONBLOCK a pipe would keep its reader waiting.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            below = os.open(name, flags, dir_fd=at)
+        finally:
+            os.close(at)
+        at = below
+    if not stat.S_ISREG(os.fstat(at).st_mode):
+        os.close(at)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    with os.fdopen(at, "rb") as file:
+        return file.read(most)
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link; put the file itself there"
+    return error.strerror or str(error)
+
+
+def _read_single(file: Path) -> bytes:
     name = str(file)
     try:
         if file.is_dir():
-            problem = f"it is a directory, and version {values.VERSION} reads single files only"
-            raise ModelRefused(name, problem, "Name the .onnx file in it.")
+            problem = "it is a directory, and not the file of one model"
+            raise ModelRefused(name, problem, 'Name an .onnx file, or a bundle with bundle = "…".')
         if file.stat().st_size > MAX_MODEL_BYTES:
             raise ModelRefused(name, "it is larger than 2 GiB", "Export a smaller model.")
         data = file.read_bytes()

@@ -51,11 +51,13 @@ class Question(Struct, frozen=True, kw_only=True):
 
     `size` is width, height of the image given to the model (None: the image as it is); a pixel
     channel x becomes (x − mean) / std; `images` are stacked along the channels in given order.
-    `mean` and `std` hold one number, or one for each channel of one image.
+    `mean` and `std` hold one number, or one for each channel of one image. `fit` says how an image
+    of another size is made to fit: pulled to it, or shrunk whole onto a grey ground.
     """
 
     kind: Literal["image"]
     size: tuple[int, int] | None = None
+    fit: Literal["stretch", "letterbox"] = "stretch"
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -66,11 +68,12 @@ class Question(Struct, frozen=True, kw_only=True):
 class Answer(Struct, frozen=True, kw_only=True):
     """How the asker's side reads the model's outputs.
 
-    `threshold` is the smallest score kept; `labels` name the classes in the model's order.
+    `threshold` is the smallest score kept; `labels` name the classes in the model's order. The
+    decoder "rows" reads what the lab's fused models give: finished boxes or classes, a row each.
     """
 
     kind: Literal["boxes", "mask", "class", "tensor"]
-    decoder: Literal["", "nanodet", "defect-grid"] = ""
+    decoder: Literal["", "nanodet", "defect-grid", "rows"] = ""
     threshold: float = 0.5
     labels: tuple[str, ...] = ()
 
@@ -80,6 +83,8 @@ class Variant(Struct, frozen=True, kw_only=True):
 
     `service` is what a run takes by hardware type, and `memory_bytes` what a worker takes, as
     declared for planning before there is a profile; 0 and nothing where the file says nothing.
+    `engine`, `precision`, `threads` (0: one for each core of the lane) and `sha256` (empty: any
+    file) are a bundle's to say.
     """
 
     name: str
@@ -87,6 +92,10 @@ class Variant(Struct, frozen=True, kw_only=True):
     accuracy: float | None = None
     memory_bytes: int = 0
     service: dict[str, Delay] = {}
+    engine: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    precision: Literal["", "f32", "bf16"] = ""  # an engine's own, where it has several
+    threads: int = 0
+    sha256: str = ""
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -117,6 +126,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     access: Delay | None = None  # round trip between the asker and its own site
     capture_ns: int = 0  # from the moment the question arises until it is sent; in the budget
     actuation_ns: int = 0  # from the answer in hand until something moves; after the budget
+    bundle_sha256: str = ""  # of its bundle's manifest, which is its version; empty without one
 
 
 def left_open(decision: Decision) -> Arrivals | None:

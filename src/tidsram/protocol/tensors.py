@@ -43,3 +43,21 @@ class ModelSpec(Struct, frozen=True):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+def difference(own: ModelSpec, top: ModelSpec, top_name: str) -> str:
+    """Say where a variant first differs from the one that decides; empty where they are alike."""
+    for role, ours, theirs in (
+        ("input", own.inputs, top.inputs),
+        ("output", own.outputs, top.outputs),
+    ):
+        if len(ours) != len(theirs):
+            return f"it has {len(ours)} {role}s and {top_name} has {len(theirs)}"
+        for mine, other in zip(ours, theirs, strict=True):
+            if mine != other:
+                return f"its {role} is {_show(mine)}, and that of {top_name} {_show(other)}"
+    return ""
+
+
+def _show(tensor: TensorSpec) -> str:
+    return f"{tensor.name} {tensor.datatype} {list(tensor.shape)}"

@@ -30,12 +30,15 @@ DONE = Layout("<IIQQQI")
 # The slot's mark: state, request number, generation, arrival and deadline (ns).
 MARK = Layout("<QQQQQ")
 TICKET = Layout("<Q")
+# An answered question, gate → worker in the shadow: slot, generation, request number, the run's
+# time (ns); then `pack_offsets`, then `pack_shapes` where the data decided them.
+COMPARE = Layout("<IQQQ")
 
 _shapes = msgpack.Decoder(list[tuple[int, ...]]).decode
 
 RUN, PROBE, SYNC = 1, 2, 3
-OK, MODEL_FAILED, ABORTED, PROBED, SYNCED = 1, 2, 3, 4, 5
-FREE, TAKEN = 0, 1
+OK, MODEL_FAILED, ABORTED, PROBED, SYNCED, COPIED, COMPARED = 1, 2, 3, 4, 5, 6, 7
+FREE, TAKEN, LENT = 0, 1, 2  # lent: its question is answered, and is being copied
 MESSAGE_BYTES = 4096
 
 
@@ -96,9 +99,14 @@ def pack_shapes(shapes: list[list[int]]) -> bytes:
     return msgpack.encode(shapes)
 
 
+def unpack_shapes(packed: bytes) -> list[tuple[int, ...]]:
+    """Unpack what `pack_shapes` packed."""
+    return _shapes(packed)
+
+
 def shapes_in(message: bytes) -> list[tuple[int, ...]]:
     """Return what `pack_shapes` put behind DONE."""
-    return _shapes(message[DONE.size :])
+    return unpack_shapes(message[DONE.size :])
 
 
 def pack_offsets(offsets: tuple[int, ...]) -> bytes:
@@ -109,6 +117,12 @@ def pack_offsets(offsets: tuple[int, ...]) -> bytes:
 def unpack_offsets(packed: bytes) -> tuple[int, ...]:
     """Unpack what `pack_offsets` packed."""
     return _OFFSETS[packed[0]].unpack(packed)[1:]
+
+
+def split_offsets(packed: bytes) -> tuple[tuple[int, ...], bytes]:
+    """Unpack what `pack_offsets` packed, and return what follows it."""
+    size = _OFFSETS[packed[0]].size
+    return unpack_offsets(packed[:size]), packed[size:]
 
 
 def _up(size: int, to: int) -> int:

@@ -98,4 +98,14 @@ class Probe(Struct, frozen=True, gc=False):
     rung: int = 0
 
 
-Action = Start | Reject | Evict | Stop | Miss | Kill | Aside | Probe
+class Retire(Struct, frozen=True, gc=False):
+    """The worker has ended its last run here: let it go. Its successor, if it has one, starts now.
+
+    Only what was replaced or withdrawn is retired.
+    """
+
+    decision: str
+    lane: int
+
+
+Action = Start | Reject | Evict | Stop | Miss | Kill | Aside | Probe | Retire

@@ -32,10 +32,14 @@ class Worker:
     """A warm worker: one decision on one lane, with what is known of each of its variants.
 
     `ladder` holds (rung, estimate) of the variants that it has, most accurate first. `stuck` is a
-    run that was set aside: the worker takes nothing until that has ended.
+    run that was set aside: the worker takes nothing until that has ended. One that is `leaving`
+    begins nothing more; `heir`, if there is one, takes its place when its last run has ended.
     """
 
-    __slots__ = ("decision", "down_ns", "ladder", "lane", "place", "rank", "stuck", "work_ns")
+    __slots__ = (
+        *("decision", "down_ns", "heir", "ladder", "lane", "leaving", "place", "rank", "stuck"),
+        "work_ns",
+    )
 
     def __init__(
         self, decision: str, lane: int, rank: int, ladder: Sequence[tuple[int, Estimate]]
@@ -43,6 +47,8 @@ class Worker:
         self.decision, self.lane, self.rank = decision, lane, rank
         self.ladder = ladder
         self.stuck: Placed | None = None
+        self.leaving = False
+        self.heir: Worker | None = None
         self.work_ns = ladder[0][1].typical_ns  # what a question brings the lane on average
         self.place = 0  # in `ladder`, where it stands
         self.down_ns = -(1 << 62)  # when it last had to step down
@@ -54,6 +60,10 @@ class Worker:
     def rung_of(self, estimate: Estimate) -> int:
         """Return the rung that the estimate is of."""
         return next(rung for rung, known in self.ladder if known is estimate)
+
+    def estimate_of(self, rung: int) -> Estimate:
+        """Return what is known of the rung."""
+        return next(estimate for known, estimate in self.ladder if known == rung)
 
     @property
     def fastest(self) -> Estimate:

@@ -33,6 +33,7 @@ from tidsram.schedule.events import (
     Miss,
     Probe,
     Reject,
+    Retire,
     Start,
     Stop,
 )
@@ -90,6 +91,7 @@ class Scheduler:
         self._ready: dict[str, list[Worker]] = {name: [] for name in self._policies}
         self._placed: dict[int, Placed] = {}
         self._newest: dict[tuple[str, str], Placed] = {}
+        self._trial_of: dict[str, str] = {}  # name of a version on trial → whose version it is
         self._alarms: list[tuple[int, int]] = []  # (instant, job_id): deadline, overdue, kill
         self._probes = 0  # ever sent: the n-th probe's job_id is -n
         self._probing = 0  # under way
@@ -168,24 +170,76 @@ class Scheduler:
                 self._estimates[key] = self._new_estimate(objective, runs_ns)
             self._estimates[key].refresh(now_ns)
             ladder.append((rung, self._estimates[key]))
-        worker = Worker(decision, lane, rank, ladder)
-        self._ready[decision].append(worker)
-        self._lanes[lane].workers.append(worker)
-        self._lanes[lane].levels[rank].decisions.add(decision)
+        self._join(Worker(decision, lane, rank, ladder))
         return []
+
+    def worker_replaced(
+        self,
+        now_ns: int,
+        decision: str,
+        lane: int,
+        warm_up_ns: Sequence[Sequence[int]],
+        tried_as: str = "",
+    ) -> list[Action]:
+        """Another version's worker is warm beside this one, and takes its place between two runs.
+
+        What runs or is on deck ends where it is; then `Retire` says that the place has changed.
+        Nothing that was learnt of the old version's times counts for the new one's; where that was
+        on trial, under the name `tried_as`, what was learnt then does.
+        """
+        objective, ladder = self._policies[decision].objective, []
+        for rung, runs_ns in enumerate(warm_up_ns):
+            learnt = self._estimates.pop((tried_as, lane, rung), None)
+            if runs_ns:
+                estimate = learnt or self._new_estimate(objective, runs_ns)
+                estimate.refresh(now_ns)
+                ladder.append((rung, estimate))
+        heir = Worker(decision, lane, self._ranks[decision], ladder)
+        worker = self._worker(decision, lane)
+        if worker is None:
+            self._take_place(heir)
+            return []
+        worker.heir = heir
+        return self._dismiss(now_ns, worker)
+
+    def worker_withdrawn(self, now_ns: int, name: str, lane: int) -> list[Action]:
+        """Begin nothing more on this worker of a trial: what waits for it goes to the others."""
+        worker = self._worker(name, lane)
+        return [] if worker is None else self._dismiss(now_ns, worker)
+
+    def heir_lost(self, now_ns: int, decision: str, lane: int) -> list[Action]:
+        """The worker that was to take this one's place is gone: it stays."""
+        worker = self._worker(decision, lane)
+        actions: list[Action] = []
+        if worker is not None:
+            worker.leaving, worker.heir = False, None
+            self._dispatch(now_ns, lane, actions)
+        return actions
+
+    def try_version(self, decision: str, name: str) -> None:
+        """Serve some of a decision's questions by another version of it, which is called `name`.
+
+        The questions count against the decision's declared arrivals as before.
+        """
+        for key in [key for key in self._estimates if key[0] == name]:
+            del self._estimates[key]  # of another version that was once on trial
+        # The rate is the decision's: here it would be counted twice as work that is yet to come.
+        self._policies[name] = replace(self._policies[decision], name=name, rate=0.0)
+        self._ranks[name] = self._ranks[decision]
+        self._ready.setdefault(name, [])
+        self._trial_of[name] = decision
+        if decision in self._buckets:
+            self._buckets[name] = self._buckets[decision]
 
     def worker_lost(self, now_ns: int, decision: str, lane: int) -> list[Action]:
         """A worker is gone: fail what it ran, move what was queued or fail it now."""
         worker = self._worker(decision, lane)
         if worker is None:
             return []
-        self._ready[decision].remove(worker)
+        self._part(worker)
         on = self._lanes[lane]
-        on.workers.remove(worker)
-        level = on.levels[worker.rank]
-        level.decisions.discard(decision)
         actions: list[Action] = []
-        lost = level.lost(decision)
+        lost = on.levels[worker.rank].lost(decision)
         if lost:
             on.interrupt_below(worker.rank, lost[0].began_ns, now_ns)
         if worker.stuck is not None:
@@ -195,9 +249,10 @@ class Scheduler:
             if not placed.ended:
                 actions.append(Evict(placed.job, Reason.WORKER_LOST))
             self._forget(placed)
-        for placed in on.queued_for(worker):
-            if not self._readmit(now_ns, placed, actions):
-                actions.append(Evict(placed.job, Reason.WORKER_LOST))
+        if worker.heir is not None:
+            self._take_place(worker.heir)
+            actions.append(Retire(decision, lane))
+        self._move_queue(now_ns, worker, actions)
         self._dispatch(now_ns, lane, actions)
         return actions
 
@@ -258,6 +313,10 @@ class Scheduler:
         """Whether a job waits for the lane and is not on deck."""
         return any(level.queue for level in self._lanes[lane].levels)
 
+    def is_busy(self, lane: int) -> bool:
+        """Whether anything runs on the lane or waits for it."""
+        return self._lanes[lane].busy()
+
     def is_ready(self, decision: str) -> bool:
         """Whether a warm worker stands by."""
         return bool(self._ready[decision])
@@ -275,6 +334,61 @@ class Scheduler:
         """When an admitted job was predicted to finish; 0 for one that is not here."""
         placed = self._placed.get(job_id)
         return 0 if placed is None else placed.promised_ns
+
+    # Workers -----------------------------------------------------------------------------------
+
+    def _join(self, worker: Worker) -> None:
+        """Count with a warm worker from now on."""
+        self._ready[worker.decision].append(worker)
+        on = self._lanes[worker.lane]
+        on.workers.append(worker)
+        on.levels[worker.rank].decisions.add(worker.decision)
+
+    def _part(self, worker: Worker) -> None:
+        """Count with a worker no longer."""
+        self._ready[worker.decision].remove(worker)
+        on = self._lanes[worker.lane]
+        on.workers.remove(worker)
+        on.levels[worker.rank].decisions.discard(worker.decision)
+
+    def _take_place(self, heir: Worker) -> None:
+        """Count with a worker of another version; the old one's times are no longer known."""
+        place = heir.decision, heir.lane
+        for key in [key for key in self._estimates if key[:2] == place]:
+            del self._estimates[key]
+        for rung, estimate in heir.ladder:
+            self._estimates[*place, rung] = estimate
+        self._join(heir)
+
+    def _dismiss(self, now_ns: int, worker: Worker) -> list[Action]:
+        """Let a worker go, at once or when its last run has ended."""
+        worker.leaving = True
+        actions: list[Action] = []
+        if self._lanes[worker.lane].run_of(worker) is None:
+            self._leave(now_ns, worker, actions)
+        elif worker.heir is None:
+            self._move_queue(now_ns, worker, actions)
+        self._dispatch(now_ns, worker.lane, actions)
+        return actions
+
+    def _leave(self, now_ns: int, worker: Worker, actions: list[Action]) -> None:
+        """A worker that was let go has ended its last run."""
+        self._part(worker)
+        if worker.heir is not None:
+            self._take_place(worker.heir)
+        actions.append(Retire(worker.decision, worker.lane))
+        self._move_queue(now_ns, worker, actions)
+
+    def _move_queue(self, now_ns: int, worker: Worker, actions: list[Action]) -> None:
+        """Give what waits for a worker to whoever is in its place, else to another lane's."""
+        decision = self._trial_of.get(worker.decision, worker.decision)
+        other = self._worker(decision, worker.lane)
+        for placed in self._lanes[worker.lane].queued_for(worker):
+            if other is not None and other is not worker and other.stuck is None:
+                placed.worker, placed.estimate = other, other.fastest
+                placed.job = replace(placed.job, decision=decision)
+            elif not self._readmit(now_ns, placed, actions):
+                actions.append(Evict(placed.job, Reason.WORKER_LOST))
 
     # Admission ---------------------------------------------------------------------------------
 
@@ -430,17 +544,24 @@ class Scheduler:
 
     def _unstarted_older(self, job: Job) -> Placed | None:
         """Take the stream's unstarted older job out of its queue, while the new one is judged."""
-        older = self._newest.get((job.decision, job.stream))
+        older = self._newest.get(self._source(job))
         return older if older is not None and self._level(older).withdraw(older) else None
 
     def _readmit(self, now_ns: int, placed: Placed, actions: list[Action]) -> bool:
         """Take a job whose worker is lost or stuck out of its queue, and find it another lane."""
         self._level(placed).withdraw(placed)
         self._forget(placed)
-        workers = [worker for worker in self._ready[placed.job.decision] if worker.stuck is None]
-        if not workers:
-            return False
-        return self._admit(now_ns, placed.job, placed.rank, workers, actions).fits
+        job = placed.job
+        workers = self._taking(job.decision)
+        if not workers and job.decision in self._trial_of:
+            job = replace(job, decision=self._trial_of[job.decision])
+            workers = self._taking(job.decision)
+        return bool(workers) and self._admit(now_ns, job, placed.rank, workers, actions).fits
+
+    def _taking(self, decision: str) -> list[Worker]:
+        """Return the decision's workers that take jobs."""
+        ready = self._ready[decision]
+        return [w for w in ready if w.stuck is None and (w.heir is not None or not w.leaving)]
 
     # Order of service --------------------------------------------------------------------------
 
@@ -520,8 +641,10 @@ class Scheduler:
             if level.running is not None:
                 self._deck_began(now_ns, level.running, actions)
         self._forget(placed)
+        if worker.leaving and self._lanes[lane].run_of(worker) is None:
+            self._leave(now_ns, worker, actions)
         self._dispatch(now_ns, lane, actions)
-        if len(worker.ladder) > 1:
+        if len(worker.ladder) > 1 and not worker.leaving:
             self._look_around(now_ns, placed, actions)
         return actions
 
@@ -631,7 +754,7 @@ class Scheduler:
         self._probes += 1
         self._probing += 1
         job = replace(refused, job_id=-self._probes)
-        estimate = self._estimates[job.decision, worker.lane, rung]
+        estimate = worker.estimate_of(rung)
         probe = Placed(job, worker, worker.rank, estimate, urgency(job), rung, ended=True)
         self._placed[job.job_id] = probe
         self._lanes[worker.lane].levels[worker.rank].begin(now_ns, probe)
@@ -642,6 +765,8 @@ class Scheduler:
         """Whether old runs still refuse what this one shows to be possible, on an idle lane."""
         refused = probe.job
         wanted_ns = refused.due_ns - refused.arrival_ns
+        if probe.worker.leaving:
+            return False
         if not service_ns * GUARD <= wanted_ns < probe.estimate.upper_ns:
             return False
         idle = not self._lanes[probe.worker.lane].busy()
@@ -660,15 +785,19 @@ class Scheduler:
         self._level(placed).insert(placed)
         self._placed[job.job_id] = placed
         if job.stream and self._policies[job.decision].queue == "newest":
-            self._newest[job.decision, job.stream] = placed
+            self._newest[self._source(job)] = placed
 
     def _forget(self, placed: Placed) -> None:
         job = placed.job
         del self._placed[job.job_id]
         if job.job_id < 0:
             self._probing -= 1
-        if job.stream and self._newest.get((job.decision, job.stream)) is placed:
-            del self._newest[job.decision, job.stream]
+        if job.stream and self._newest.get(self._source(job)) is placed:
+            del self._newest[self._source(job)]
+
+    def _source(self, job: Job) -> tuple[str, str]:
+        """The stream that the job is of, whichever version answers."""
+        return self._trial_of.get(job.decision, job.decision), job.stream
 
     def _level(self, placed: Placed) -> Level:
         """The level whose queue the job belongs to."""
@@ -700,4 +829,4 @@ def _may_deck(level: Level) -> bool:
     worker = following.worker
     own = level.running is not None and level.running.worker is worker
     alone = len(level.decisions) == 1 and len(worker.ladder) == 1
-    return own and alone and not following.job.stream
+    return own and alone and not worker.leaving and not following.job.stream

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tidsram import clock
 from tidsram.estate.types import Decision
+from tidsram.serve.versions import Version
 from tidsram.units import SECOND
 
 RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the nth restart in a row that did not hold
@@ -20,8 +21,13 @@ HELD_NS = SECOND  # a process that served this long has held
 class Process:
     """One child with the sockets to it, and how often it had to be started."""
 
-    def __init__(self, decision: Decision | None, lane: int, *, spare: bool = False) -> None:
-        self.decision, self.lane, self.spare = decision, lane, spare
+    def __init__(
+        self, decision: Decision | None, lane: int, *, spare: bool = False, shadow: bool = False
+    ) -> None:
+        self.decision, self.lane, self.spare, self.shadow = decision, lane, spare, shadow
+        self.version: Version | None = None  # that it was started with
+        self.arrival: asyncio.Future[None] | None = None  # of one that a change waits for
+        self.trial = False  # serves its version beside the one that counts
         self.popen: subprocess.Popen[bytes] | None = None
         self.control: socket.socket | None = None
         self.jobs: socket.socket | None = None  # the gate's ends, kept for the next gate

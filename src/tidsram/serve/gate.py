@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import uvloop
@@ -25,7 +26,7 @@ from tidsram.outcome import Reason
 from tidsram.protocol import oip, wire
 from tidsram.protocol.oip import Ask, RequestError
 from tidsram.protocol.tensors import ModelSpec
-from tidsram.protocol.wire import DONE, JOB, JSON_LIMIT, TICKET
+from tidsram.protocol.wire import COMPARE, DONE, JOB, JSON_LIMIT, TICKET
 from tidsram.schedule.events import (
     Action,
     Aside,
@@ -35,18 +36,22 @@ from tidsram.schedule.events import (
     Miss,
     Probe,
     Reject,
+    Retire,
     Start,
     Stop,
 )
 from tidsram.schedule.scheduler import Policy, Scheduler
 from tidsram.serve import http, machine
 from tidsram.serve.http import Head
+from tidsram.serve.lending import LEND_S, Shadow
 from tidsram.serve.messages import (
     Beat,
     Drain,
     Open,
     Pool,
+    Try,
     WorkerAside,
+    WorkerLeft,
     WorkerLost,
     WorkerReady,
     WorkerSpared,
@@ -65,6 +70,7 @@ from tidsram.serve.sentences import (
     too_many_connections,
 )
 from tidsram.serve.slots import Slots
+from tidsram.serve.trial import Trial, trial_name
 from tidsram.units import SECOND, US, show_ns
 
 RETURN_NS = 500 * US  # the way back to the asker, until it is measured
@@ -75,6 +81,7 @@ SWEEP_S = 0.02
 SYNC_S = 1.0  # for a worker to end an earlier gate's run, and as long again as it takes
 COLLECT_S = 10.0
 PING_S = 1.0  # an idle worker that does not answer for so long is replaced
+TALLY_S = 0.25
 GREED = 3  # times what is left free: more of a common good one asker does not get
 _PEER = struct.Struct("3i")  # SO_PEERCRED: process, user, group
 SCRATCH_BYTES = 1 << 18
@@ -82,17 +89,33 @@ _NO_HEAD = bytes(SCRATCH_BYTES + 1)  # longer than what can arrive, so it is nev
 
 
 class Link:
-    """One warm worker: its sockets and what it serves."""
+    """One warm worker: its sockets and what it serves.
+
+    `name` is what the scheduler calls what it serves: the decision, or a version of it on trial.
+    `told`, by rung, is what answers of that variant have in common.
+    """
 
     def __init__(
-        self, served: "Served", ready: WorkerReady, jobs: socket.socket, tickets: socket.socket
+        self,
+        served: "Served",
+        ready: WorkerReady,
+        sockets: tuple[socket.socket, socket.socket],
+        told: tuple[bytes, ...],
     ) -> None:
         self.served, self.lane, self.pid = served, ready.lane, ready.pid
-        self.jobs, self.tickets = jobs, tickets
+        self.name = trial_name(served.name) if ready.trial else served.name
+        self.version, self.variants, self.told = ready.version, ready.variants, told
+        self.jobs, self.tickets = sockets
         self.warm_up_ns = ready.warm_up_ns
+        self.best = next(rung for rung, runs_ns in enumerate(self.warm_up_ns) if runs_ns)
         self.synced = False  # it has ended whatever an earlier gate gave it
         self.asked = False  # for a sign of life, and has not given it
         self.welcome = False
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether its version only answers a share of the questions."""
+        return self.name != self.served.name
 
     def close(self) -> None:
         """Let go of the worker."""
@@ -106,14 +129,25 @@ class Served:
     def __init__(self, decision: Decision, row: Row) -> None:
         self.decision, self.row = decision, row
         self.name = decision.name
-        self.told: tuple[bytes, ...] = ()  # by rung: what answers of that variant have in common
+        self.variants = tuple(variant.name for variant in decision.ladder)  # by rung
         self.rank = decision.criticality.rank
         self.budget_us = decision.budget_ns // US
         self.links: dict[int, Link] = {}
+        self.heirs: dict[int, Link] = {}  # of another version, to take a link's place
+        self.versions: dict[int, str] = {}  # by lane: of the last worker that served there
+        self.tried: dict[int, Link] = {}  # of a version on trial
+        self.trial: Trial | None = None
+        self.shadows: dict[int, Shadow] = {}  # by lane: what runs another version beside
         self.spec: ModelSpec | None = None
         self.slots: Slots[Request] | None = None
         self.room = 0  # bytes of tensors a question has
         self.held: dict[str, int] = {}  # asker → slots
+
+    @property
+    def everyone(self) -> Iterator[Link]:
+        """The workers that may be given something to run."""
+        yield from self.links.values()
+        yield from self.tried.values()
 
 
 class Request:
@@ -131,12 +165,14 @@ class Request:
         "generation",
         "keep_alive",
         "lane",
+        "link",
         "number",
         "rung",
         "served",
         "slot",
         "spent_us",
         "told",
+        "tried",
         "who",
     )
 
@@ -150,6 +186,8 @@ class Request:
         self.deadline_ns = arrival_ns + served.decision.budget_ns
         self.budget_us, self.spent_us = served.budget_us, 0
         self.slot = self.lane = -1  # lane: where it runs, −1 before
+        self.link: Link | None = None  # and which worker runs it
+        self.tried = False  # by a version on trial, if there still is one
         self.who, self.rung = asker.name, 0
         self.generation = 0
         self.keep_alive = True
@@ -424,9 +462,8 @@ class Gate:
         self._metrics = metrics
         decisions = opened.estate.decisions
         self._served = {name: Served(d, metrics.row(name)) for name, d in decisions.items()}
-        for served in self._served.values():
-            names = [variant.name for variant in served.decision.ladder]
-            served.told = tuple(oip.answered_by(self._site, name) for name in names)
+        # By what the scheduler calls them: decisions, and versions of them that are on trial.
+        self._teams = {name: served.links for name, served in self._served.items()}
         policies = [_policy(decision) for decision in decisions.values()]
         self._scheduler = Scheduler(policies, opened.lane_count)
         self.pages = Pages(self._served, self._scheduler, metrics, opened.endpoints)
@@ -452,6 +489,7 @@ class Gate:
             Kill: self._kill,
             Aside: self._aside,
             Probe: self._probe,
+            Retire: self._retire,
         }
 
     async def serve(self, listeners: list[socket.socket]) -> None:
@@ -555,9 +593,13 @@ class Gate:
         request.ask = ask
         self._fix_deadline(request, ask, asker)
         request.decoded_ns = now_ns = clock.now_ns()
+        name = served.name
+        trial = served.trial
+        if trial is not None and trial.wants() and self._scheduler.is_ready(trial.name):
+            name, request.tried = trial.name, True
         job = Job(
             request.number,
-            served.name,
+            name,
             request.arrival_ns,
             request.deadline_ns,
             request.deadline_ns - RETURN_NS,
@@ -608,9 +650,10 @@ class Gate:
         assert request.ask is not None
         request.lane, rung = action.lane, action.rung
         request.rung = rung
+        link = request.link = self._teams[action.job.decision][action.lane]
         message = JOB.pack(wire.RUN, rung, request.slot, request.generation, request.deadline_ns)
         try:  # noqa: SIM105 - a context manager costs as much as the send's Python side
-            request.served.links[action.lane].jobs.send(message + request.ask.offsets)
+            link.jobs.send(message + request.ask.offsets)
         except OSError:
             pass  # a worker that is gone is noticed elsewhere; its jobs have their deadlines
 
@@ -634,24 +677,43 @@ class Gate:
 
     def _stop(self, action: Stop) -> None:
         request = self._requests[action.job.job_id]
+        assert request.link is not None, "what is stopped was started"
         with contextlib.suppress(OSError):
-            request.served.links[action.lane].tickets.send(TICKET.pack(request.generation))
+            request.link.tickets.send(TICKET.pack(request.generation))
 
     def _kill(self, action: Kill) -> None:
-        link = self._served[action.decision].links.get(action.lane)
+        link = self._teams[action.decision].get(action.lane)
         if link is not None:
-            send(self._control, WorkerLost(action.decision, action.lane, link.pid, kill=True))
+            send(self._control, WorkerLost(link.served.name, action.lane, link.pid, kill=True))
 
     def _aside(self, action: Aside) -> None:
-        link = self._served[action.decision].links.get(action.lane)
+        link = self._teams[action.decision].get(action.lane)
         if link is not None:
-            put = WorkerAside(action.decision, action.lane, link.pid, aside=not action.over)
+            put = WorkerAside(link.served.name, action.lane, link.pid, aside=not action.over)
             send(self._control, put)
 
     def _probe(self, action: Probe) -> None:
         with contextlib.suppress(OSError):
-            jobs = self._served[action.decision].links[action.lane].jobs
+            jobs = self._teams[action.decision][action.lane].jobs
             jobs.send(JOB.pack(wire.PROBE, action.rung, 0, 0, 0))
+
+    def _retire(self, action: Retire) -> None:
+        """A worker has ended its last run: its heir takes its place, or it becomes one itself."""
+        team = self._teams[action.decision]
+        link = team.pop(action.lane, None)  # none: it was lost
+        if link is not None:
+            trial = link.served.trial
+            if link.on_trial and trial is not None and trial.promoted:
+                link.name, link.served.heirs[link.lane] = link.served.name, link
+                self._loop.call_soon(self._promote, link)
+            else:
+                self._dismiss(link)
+            if trial is not None and trial.ended and not link.served.tried:
+                link.served.trial = None
+        served = self._served.get(action.decision)
+        heir = served.heirs.pop(action.lane, None) if served is not None else None
+        if heir is not None:
+            self._join(heir)
 
     # run → encode → send --------------------------------------------------------------------------
 
@@ -671,7 +733,10 @@ class Gate:
         served = link.served
         if status == wire.SYNCED:
             link.synced, link.asked = True, False
-            self._welcome(served)
+            if served.heirs.get(link.lane) is link:
+                self._succeed(link)
+            else:
+                self._welcome(served)
             return
         if not link.synced:
             return  # an earlier gate's
@@ -679,7 +744,7 @@ class Gate:
         ended_ns = min(ended_ns, now_ns)
         started_ns = min(started_ns, ended_ns)
         if status == wire.PROBED or generation == 0:  # a probe that failed has ended too
-            self._do(self._scheduler.probed(now_ns, served.name, link.lane, ended_ns - started_ns))
+            self._do(self._scheduler.probed(now_ns, link.name, link.lane, ended_ns - started_ns))
             self._timer.arm(self._scheduler.next_wake_ns)
             return
         assert served.slots is not None
@@ -702,9 +767,27 @@ class Gate:
         if lane_first:
             self._tell_end(request, status, message, started_ns, ended_ns)
         self._requests.pop(number, None)
+        if served.shadows and status == wire.OK:
+            self._lend(request, link, message, ended_ns - started_ns)
         self._release(request)
         self._timer.arm(self._scheduler.next_wake_ns)
         self._leave_if_drained()
+
+    def _lend(self, request: Request, link: Link, message: bytes, run_ns: int) -> None:
+        """Let a worker in the shadow copy what was answered, where that holds nobody up."""
+        served, slots, ask = request.served, request.served.slots, request.ask
+        assert slots is not None
+        assert ask is not None
+        shadow = served.shadows.get(link.lane)
+        if shadow is None or link.on_trial or request.rung != link.best:
+            return
+        if not shadow.takes(slots) or self._scheduler.is_busy(link.lane):
+            return
+        generation = request.generation
+        head = COMPARE.pack(request.slot, generation, request.number, run_ns)
+        if shadow.lend(slots, request.slot, generation, head + ask.offsets + message[DONE.size :]):
+            self._forget_slot(request)
+            self._loop.call_later(LEND_S, shadow.take_back, generation)
 
     def _note_run(self, request: Request, lane: int, started_ns: int, ended_ns: int) -> None:
         """Count the lane's busy time, and how long it stood still although a job waited."""
@@ -732,6 +815,7 @@ class Gate:
         assert served.slots is not None
         assert served.spec is not None
         assert ask is not None
+        assert request.link is not None
         outputs = _Outputs(served.slots, served.spec, request.slot, message)
         encoded_ns = clock.now_ns()
         if encoded_ns >= request.deadline_ns:
@@ -758,7 +842,7 @@ class Gate:
         )
         try:
             json, tensors = oip.encode_answer(
-                ask, served.name, served.spec, served.told[request.rung], outputs.get, numbers
+                ask, served.name, served.spec, request.link.told[request.rung], outputs.get, numbers
             )
         except RequestError as error:
             self._refuse(request, error.reason, str(error), {})
@@ -766,7 +850,10 @@ class Gate:
         head = http.answer_head(json, tensors, keep_alive=request.keep_alive)
         self._send(request, head, json, *tensors)
         served.row.count(Reason.NONE)
-        served.row.count_rung(request.rung)
+        if not request.link.on_trial:
+            served.row.count_rung(request.rung)
+        if served.trial is not None:
+            served.trial.count(Reason.NONE, tried=request.tried, run_ns=ended_ns - started_ns)
         served.row.observe(
             (
                 request.body_ns - t0,
@@ -788,6 +875,8 @@ class Gate:
     ) -> None:
         """Tell any outcome but an answer, and let go of the slot unless a run still has it."""
         request.served.row.count(reason)
+        if request.served.trial is not None:
+            request.served.trial.count(reason, tried=request.tried)
         safe_action = request.served.decision.safe_action
         if safe_action is not None:
             facts["safe_action"] = safe_action
@@ -809,11 +898,15 @@ class Gate:
         if request.slot >= 0:
             assert request.served.slots is not None
             request.served.slots.give_back(request.slot)
-            request.slot = -1
-            held, who = request.served.held, request.who
-            held[who] -= 1
-            if not held[who]:
-                del held[who]
+            self._forget_slot(request)
+
+    @staticmethod
+    def _forget_slot(request: Request) -> None:
+        request.slot = -1
+        held, who = request.served.held, request.who
+        held[who] -= 1
+        if not held[who]:
+            del held[who]
 
     # deadlines, connections -----------------------------------------------------------------------
 
@@ -885,12 +978,18 @@ class Gate:
             served.slots = Slots(fds[0], message.layout, self._first_generation)
             os.close(fds[0])
             self._welcome(served)
+        elif isinstance(message, Try):
+            self._try(message)
         elif isinstance(message, WorkerReady):
             self._greet(message, fds)
         elif isinstance(message, WorkerLost):
-            link = self._served[message.decision].links.get(message.lane)
-            if link is not None and link.pid == message.pid:
-                self._lose(link)
+            served = self._served[message.decision]
+            for link in [*served.everyone, *served.heirs.values()]:
+                if link.pid == message.pid:
+                    self._lose(link)
+            for shadow in list(served.shadows.values()):
+                if shadow.pid == message.pid:
+                    self._lose_shadow(served, shadow)
         elif isinstance(message, WorkerSpared):
             now_ns = clock.now_ns()
             self._do(self._scheduler.spared(now_ns, message.decision, message.lane))
@@ -910,8 +1009,23 @@ class Gate:
         jobs.setblocking(False)
         tickets.setblocking(False)
         served = self._served[ready.decision]
-        link = Link(served, ready, jobs, tickets)
-        served.links[ready.lane] = link
+        if ready.shadow:
+            shadow = served.shadows[ready.lane] = Shadow(ready.lane, ready.pid, (jobs, tickets))
+            self._loop.add_reader(jobs.fileno(), self._shadow_says, served, shadow)
+            return
+        told = tuple(oip.answered_by(self._site, variant) for variant in ready.variants)
+        link = Link(served, ready, (jobs, tickets), told)
+        if ready.trial and not served.tried:
+            self._teams[link.name] = served.tried
+            self._scheduler.try_version(served.name, link.name)
+        team = self._teams[link.name]
+        before = team.get(ready.lane)
+        if before is not None and before.welcome:
+            served.heirs[ready.lane] = link
+        else:
+            team[ready.lane] = link
+            if before is not None:  # it has not begun
+                self._dismiss(before)
         self._loop.add_reader(jobs.fileno(), self._run_ended, link)
         jobs.send(JOB.pack(wire.SYNC, 0, 0, self._first_generation, 0))
         longest_ns = max(ns for runs_ns in link.warm_up_ns for ns in runs_ns)
@@ -921,10 +1035,10 @@ class Gate:
         """Ask idle workers for a sign of life: one that is stuck is found before it is needed."""
         for served in self._served.values():
             slots = served.slots
-            for link in served.links.values():
+            for link in served.everyone:
                 if slots is None or not link.synced:
                     continue
-                if any(r is not None and r.lane == link.lane for r in slots.holder):
+                if any(r is not None and r.link is link for r in slots.holder):
                     link.asked = False  # it has something to run, with a deadline of its own
                 elif link.asked:
                     link.asked = False
@@ -937,37 +1051,117 @@ class Gate:
         self._loop.call_later(PING_S, self._ping)
 
     def _give_up(self, link: Link) -> None:
-        if not link.synced and link.served.links.get(link.lane) is link:
+        served = link.served
+        known = (*served.everyone, *served.heirs.values())
+        if not link.synced and any(other is link for other in known):
             send(self._control, WorkerLost(link.served.name, link.lane, link.pid, kill=True))
 
     def _welcome(self, served: Served) -> None:
         """Let a decision's workers begin when none still writes to an earlier gate's slots."""
-        links = served.links.values()
+        links = list(served.everyone)
         if served.slots is None or not all(link.synced for link in links):
             return
-        now_ns = clock.now_ns()
         for link in links:
-            if not link.welcome:
-                link.welcome = True
-                self._do(
-                    self._scheduler.worker_ready(now_ns, served.name, link.lane, link.warm_up_ns)
-                )
+            if link.welcome:
+                continue
+            if not link.on_trial and served.versions.get(link.lane, link.version) != link.version:
+                self._succeed(link)  # the one before is gone, and so is what was learnt of it
+            else:
+                self._join(link)
+                ready = self._scheduler.worker_ready
+                self._do(ready(clock.now_ns(), link.name, link.lane, link.warm_up_ns))
 
     def _lose(self, link: Link) -> None:
         """A worker is gone: each of its requests gets its outcome now."""
         served = link.served
-        self._loop.remove_reader(link.jobs.fileno())
-        link.close()
-        del served.links[link.lane]
-        self._do(self._scheduler.worker_lost(clock.now_ns(), served.name, link.lane))
+        self._let_go(link)
+        if served.heirs.get(link.lane) is link:
+            del served.heirs[link.lane]
+            if link.welcome:
+                self._do(self._scheduler.heir_lost(clock.now_ns(), served.name, link.lane))
+            return
+        del self._teams[link.name][link.lane]
+        self._do(self._scheduler.worker_lost(clock.now_ns(), link.name, link.lane))
         self._welcome(served)
         if served.slots is None:
             return
         for request in served.slots.holder:
-            if request is not None and request.lane == link.lane and request.told:
+            if request is not None and request.link is link and request.told:
                 self._requests.pop(request.number, None)
                 self._release(request)
         self._leave_if_drained()
+
+    def _shadow_says(self, served: Served, shadow: Shadow) -> None:
+        if not shadow.hear():
+            self._lose_shadow(served, shadow)
+
+    def _lose_shadow(self, served: Served, shadow: Shadow) -> None:
+        """A worker in the shadow is gone: nobody waits for it."""
+        if served.shadows.get(shadow.lane) is shadow:
+            del served.shadows[shadow.lane]
+        self._loop.remove_reader(shadow.jobs.fileno())
+        shadow.close()
+
+    def _dismiss(self, link: Link) -> None:
+        """Let go of a worker that nothing of a request is at."""
+        self._let_go(link)
+        send(self._control, WorkerLeft(link.served.name, link.lane, link.pid))
+
+    def _let_go(self, link: Link) -> None:
+        self._loop.remove_reader(link.jobs.fileno())
+        link.close()
+
+    # versions -------------------------------------------------------------------------------------
+
+    def _join(self, link: Link) -> None:
+        """Count with a worker from now on."""
+        link.welcome = True
+        self._teams[link.name][link.lane] = link
+        if not link.on_trial:
+            link.served.versions[link.lane] = link.version
+            if link.served.variants != link.variants:
+                link.served.variants = link.variants
+                link.served.row.forget_rungs()
+
+    def _succeed(self, heir: Link, tried_as: str = "") -> None:
+        """Let a worker of another version take a place, between two runs."""
+        heir.welcome = True
+        replaced, served, lane = self._scheduler.worker_replaced, heir.served, heir.lane
+        self._do(replaced(clock.now_ns(), served.name, lane, heir.warm_up_ns, tried_as))
+        if served.links.get(lane) in (None, heir):  # nobody was there to be waited for
+            served.heirs.pop(lane, None)
+            self._join(heir)
+        self._timer.arm(self._scheduler.next_wake_ns)
+
+    def _try(self, message: Try) -> None:
+        """Begin or end a trial."""
+        served = self._served[message.decision]
+        if message.percent:
+            served.trial = Trial(trial_name(served.name), message.percent)
+            self._loop.call_later(TALLY_S, self._tally, served, served.trial)
+            return
+        if served.trial is not None:
+            served.trial.end(promoted=message.promote)
+        for lane, link in list(served.tried.items()):
+            if link.welcome:
+                withdrawn = self._scheduler.worker_withdrawn
+                self._do(withdrawn(clock.now_ns(), link.name, lane))
+            elif message.promote:  # it takes the place as soon as it is here
+                link.name, served.heirs[lane] = served.name, served.tried.pop(lane)
+            else:
+                self._dismiss(served.tried.pop(lane))
+        self._timer.arm(self._scheduler.next_wake_ns)
+
+    def _promote(self, link: Link) -> None:
+        """A worker that was on trial takes the place of the one beside it."""
+        if link.served.heirs.get(link.lane) is link:  # else it has just been lost
+            self._succeed(link, trial_name(link.served.name))
+
+    def _tally(self, served: Served, trial: Trial) -> None:
+        """Tell how a trial stands, as long as it goes on."""
+        if served.trial is trial and not trial.ended:
+            send(self._control, trial.tally(served.name))
+            self._loop.call_later(TALLY_S, self._tally, served, trial)
 
     def _leave_if_drained(self) -> None:
         if self._draining and self._scheduler.idle and not self._done.done():

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import msgspec
 
 from tidsram import clock
-from tidsram.engine import ort
 from tidsram.engine.base import Array, Engine, RunFailed
+from tidsram.engine.choose import load_engine
 from tidsram.engine.inspect import fix_model
 from tidsram.engine.memory import zeros
 from tidsram.errors import ModelRefused
-from tidsram.protocol.tensors import ModelSpec, TensorSpec
+from tidsram.protocol.tensors import ModelSpec, difference
 from tidsram.serve import machine
 from tidsram.serve.messages import Load, Loaded, Model, Refused
 
@@ -93,7 +93,7 @@ class Ladder:
     def _add(self, model: Model, model_fd: int, spec: ModelSpec) -> None:
         try:
             self._be_nice(machine.LOADING_NICE)
-            engine = ort.OrtEngine(_read(model_fd), model.name, len(self._load.cores), spec)
+            engine = self._load_engine(model, _read(model_fd), spec)
             if self._spec is not None:
                 check_alike(model.name, engine.spec, self._top, self._spec)
             self._be_nice(machine.WARM_UP_NICE)
@@ -106,6 +106,17 @@ class Ladder:
         else:
             if len(self.rungs) == 1:
                 self._spec, self._top = engine.spec, model.name
+
+    def _load_engine(self, model: Model, data: bytes, spec: ModelSpec) -> Engine:
+        cores = self._load.cores
+        threads = min(model.threads or len(cores), len(cores))
+        before = os.sched_getaffinity(0)
+        if model.engine == "openvino":  # what it sees now is where it keeps its threads later
+            machine.pin(cores)
+        try:
+            return load_engine(model.engine, model.precision, data, model.name, threads, spec)
+        finally:
+            machine.pin(before)
 
     def _leave(self, model: Model, model_fd: int, refusal: ModelRefused) -> None:
         os.close(model_fd)
@@ -122,30 +133,12 @@ def _sentence(error: ModelRefused) -> str:
 
 def check_alike(name: str, spec: ModelSpec, top_name: str, top: ModelSpec) -> None:
     """Raise ModelRefused unless a variant has the inputs and outputs of the one that decides."""
-    if difference := _difference(spec, top, top_name):
+    if found := difference(spec, top, top_name):
         raise ModelRefused(
             name,
-            f"{difference}; the variants of a decision answer the same question in the same form",
+            f"{found}; the variants of a decision answer the same question in the same form",
             f"Export it with the inputs and outputs of {top_name}.",
         )
-
-
-def _difference(own: ModelSpec, top: ModelSpec, top_name: str) -> str:
-    """Say where a variant first differs from the one that decides; empty where they are alike."""
-    for role, ours, theirs in (
-        ("input", own.inputs, top.inputs),
-        ("output", own.outputs, top.outputs),
-    ):
-        if len(ours) != len(theirs):
-            return f"it has {len(ours)} {role}s and {top_name} has {len(theirs)}"
-        for mine, other in zip(ours, theirs, strict=True):
-            if mine != other:
-                return f"its {role} is {_show(mine)}, and that of {top_name} {_show(other)}"
-    return ""
-
-
-def _show(tensor: TensorSpec) -> str:
-    return f"{tensor.name} {tensor.datatype} {list(tensor.shape)}"
 
 
 def _read(fd: int) -> bytes:

@@ -140,12 +140,16 @@ def put_to_load(pid: int, cores: Iterable[int], nice: int) -> None:
 
 
 def bring_to_lane(pid: int, cores: Iterable[int], tickets_thread: int) -> None:
-    """Give a lane's cores to all of a warm worker's threads but the one that takes tickets."""
+    """Give a lane's cores to all of a warm worker's threads but the one that takes tickets.
+
+    A worker that is never told to stop has no such thread: 0.
+    """
     with contextlib.suppress(OSError):  # it has just ended
         for thread in _threads(pid):
             if thread != tickets_thread:
                 os.sched_setaffinity(thread, cores)
-        os.setpriority(os.PRIO_PROCESS, tickets_thread, WARM_UP_NICE)
+        if tickets_thread:
+            os.setpriority(os.PRIO_PROCESS, tickets_thread, WARM_UP_NICE)
 
 
 def give_up_early(pid: int, score: int) -> None:

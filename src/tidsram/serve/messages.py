@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from tidsram.estate.types import MAX_VARIANTS, Estate
+from tidsram.estate.types import MAX_VARIANTS, Answer, Estate, Question
 from tidsram.protocol.tensors import ModelSpec
 from tidsram.protocol.wire import SlotLayout
 
@@ -19,10 +19,24 @@ MAX_FDS = MAX_VARIANTS + 2  # a worker's models and its two sockets
 
 
 class Model(Struct, frozen=True):
-    """One variant's model to load: its rung in the decision's ladder, its variant's name."""
+    """One variant's model to load: its rung in the decision's ladder, its variant's name.
+
+    On `threads` threads, and never on more than the lane has cores; 0 means one for each core.
+    """
 
     rung: int
     name: str
+    engine: str = "onnxruntime"
+    precision: str = ""
+    threads: int = 0
+
+
+class Tables(Struct, frozen=True):
+    """How a worker in the shadow reads what was answered, and what it answers itself."""
+
+    question: Question | None
+    given: Answer | None
+    own: Answer | None
 
 
 class Load(Struct, frozen=True, tag=True):
@@ -39,6 +53,7 @@ class Load(Struct, frozen=True, tag=True):
     housekeeping: tuple[int, ...]
     spec: ModelSpec | None  # as found before; None: inspect them
     at_leisure: bool = False  # a node serves already: stay on the cores and in the class given
+    tables: Tables | None = None  # of a worker in the shadow
 
 
 class Loaded(Struct, frozen=True, tag=True):
@@ -91,12 +106,76 @@ class Open(Struct, frozen=True, tag=True):
 
 
 class WorkerReady(Struct, frozen=True, tag=True):
-    """Supervisor → gate: a worker is warm. Descriptors: jobs socket, tickets socket."""
+    """Supervisor → gate: a worker is warm. Descriptors: jobs socket, tickets socket.
+
+    Where the lane has one of the decision already, this one is to take its place; unless it is on
+    `trial`, then it serves beside it, or in the `shadow`, then it only compares.
+    """
 
     decision: str
     lane: int
     pid: int
     warm_up_ns: tuple[tuple[int, ...], ...]  # as in Loaded
+    version: str = ""  # by its digest
+    variants: tuple[str, ...] = ()  # by rung
+    trial: bool = False
+    shadow: bool = False
+
+
+class WorkerLeft(Struct, frozen=True, tag=True):
+    """Gate → supervisor: this worker runs nothing any more, and will be given nothing."""
+
+    decision: str
+    lane: int
+    pid: int
+
+
+class Try(Struct, frozen=True, tag=True):
+    """Supervisor → gate: ask this share of a decision's questions of the workers on trial.
+
+    None of them: withdraw the workers. `promote`: they take the places of the others.
+    """
+
+    decision: str
+    percent: int
+    promote: bool = False
+
+
+class Counts(Struct, frozen=True):
+    """What became of the questions that one version had since this gate knows of the trial."""
+
+    answered: int = 0
+    refused: int = 0  # infeasible, overload, evicted: nobody's fault, if the other has as many
+    missed: int = 0
+    failed: int = 0
+    p50_us: int = 0  # of its runs, upper edges; 0 without one
+    p99_us: int = 0
+
+    @property
+    def asked(self) -> int:
+        """How many questions it had."""
+        return self.answered + self.refused + self.missed + self.failed
+
+
+class Tally(Struct, frozen=True, tag=True):
+    """Gate → supervisor: how a trial stands."""
+
+    decision: str
+    served: Counts
+    tried: Counts
+
+
+class Compared(Struct, frozen=True, tag=True):
+    """Worker in the shadow → supervisor: how much its answer agrees with the one that was given.
+
+    With a `problem` it has none, and agrees with nothing.
+    """
+
+    number: int  # the request's
+    agreement: float
+    given_ns: int  # the run that was answered
+    own_ns: int  # its own, on leftover time
+    problem: str = ""
 
 
 class WorkerLost(Struct, frozen=True, tag=True):
@@ -143,7 +222,11 @@ Message = (
     | Ready
     | Open
     | WorkerReady
+    | WorkerLeft
     | WorkerLost
+    | Try
+    | Tally
+    | Compared
     | WorkerSpared
     | WorkerAside
     | Beat

@@ -212,6 +212,11 @@ class Row:
         """Count an answer of the ladder's variant number `rung`."""
         self._numbers[_RUNG_AT + rung] += 1
 
+    def forget_rungs(self) -> None:
+        """Count from nothing: the ladder's variants are others now."""
+        for rung in range(MAX_VARIANTS):
+            self._numbers[_RUNG_AT + rung] = 0
+
     def rung_count(self, rung: int) -> int:
         """Return how many answers the variant gave."""
         return self._numbers[_RUNG_AT + rung]

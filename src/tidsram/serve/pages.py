@@ -53,10 +53,7 @@ class Pages:
         return self._model_page(head.path)
 
     def _render(self) -> bytes:
-        variants = {
-            name: [variant.name for variant in served.decision.ladder]
-            for name, served in self._served.items()
-        }
+        variants = {name: served.variants for name, served in self._served.items()}
         service = [
             Service(
                 f'decision="{name}",lane="{lane}",variant="{variants[name][rung]}"',
@@ -64,6 +61,7 @@ class Pages:
                 estimate.steps,
             )
             for (name, lane, rung), estimate in self._scheduler.estimates.items()
+            if rung < len(variants.get(name, ()))  # not of a trial, nor of a version that goes
         ]
         return self._metrics.render(self._taken(), variants, service)
 

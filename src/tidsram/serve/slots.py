@@ -3,7 +3,7 @@
 import mmap
 from typing import Generic, TypeVar
 
-from tidsram.protocol.wire import FREE, MARK, TAKEN, SlotLayout
+from tidsram.protocol.wire import FREE, LENT, MARK, TAKEN, SlotLayout
 
 _T = TypeVar("_T")
 
@@ -31,6 +31,11 @@ class Slots(Generic[_T]):
         at = slot * self.layout.slot_bytes
         MARK.pack_into(self.memory, at, TAKEN, number, self.generation, arrival_ns, deadline_ns)
         return slot
+
+    def lend(self, slot: int) -> None:
+        """Mark a slot whose question is answered, and which is read once more before it is free."""
+        self.holder[slot] = None
+        self.memory[slot * self.layout.slot_bytes] = LENT
 
     def give_back(self, slot: int) -> None:
         """Free a slot that nobody reads or writes any more."""

@@ -66,6 +66,12 @@ class Spares:
         spare.lane, spare.spare = worker.lane, False
         return spare
 
+    def renew(self, decision: Decision) -> Process | None:
+        """Keep the decision's spare by its new version; return the old one, which is no longer."""
+        self._homes[decision.name] = decision, self._homes[decision.name][1]
+        self._ended.pop(decision.name, None)
+        return self._spares.pop(decision.name, None)
+
     def ended(self, now_ns: int, spare: Process) -> None:
         """Note that a spare has ended; it starts again, later each time that it does not hold."""
         self._spares.pop(spare.name, None)

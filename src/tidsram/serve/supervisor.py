@@ -7,6 +7,7 @@ pool, so the gate stays as it is. It is never on a request's way.
 
 import asyncio
 import contextlib
+import hashlib
 import mmap
 import os
 import resource
@@ -23,11 +24,14 @@ from tidsram.estate.types import Criticality, Estate, Hardware, Site, Variant
 from tidsram.outcome import Reason
 from tidsram.protocol.wire import plan_slots
 from tidsram.serve import machine, usage
+from tidsram.serve.admin import Administration, state_path
+from tidsram.serve.change import Changes, Hands, fail
 from tidsram.serve.children import Process, ending, pair, spawn, trusted, watch
 from tidsram.serve.doors import listen_tcp, listen_unix
 from tidsram.serve.grants import Grants
 from tidsram.serve.messages import (
     Beat,
+    Compared,
     Drain,
     Load,
     Loaded,
@@ -36,7 +40,11 @@ from tidsram.serve.messages import (
     Pool,
     Ready,
     Refused,
+    Tables,
+    Tally,
+    Try,
     WorkerAside,
+    WorkerLeft,
     WorkerLost,
     WorkerReady,
     WorkerSpared,
@@ -44,9 +52,10 @@ from tidsram.serve.messages import (
     send,
 )
 from tidsram.serve.metrics import Metrics, metrics_bytes
-from tidsram.serve.pools import Pooled, at_odds, is_unused, keep_as_loaded, model_memory
+from tidsram.serve.pools import Pooled, at_odds, is_unused, keep_as_loaded, misfit
 from tidsram.serve.slots import count_taken
 from tidsram.serve.spares import Spares
+from tidsram.serve.versions import Store, Version, digest_of, model_memory
 from tidsram.serve.watch import Watch, growth_limit
 from tidsram.units import SECOND, show_size
 
@@ -75,6 +84,11 @@ def fifo_levels(busy: float, critical: float) -> int:
     if busy < FIFO_BELOW:
         return ALL_FIFO
     return 1 if critical < FIFO_BELOW else 0
+
+
+def _model_to_load(rung: int, variant: Variant) -> Model:
+    """Return what a worker is told of a variant beside its bytes."""
+    return Model(rung, variant.name, variant.engine, variant.precision, variant.threads)
 
 
 class Supervisor:
@@ -123,7 +137,23 @@ class Supervisor:
         self._draining = False
         self._announced = False
         self._begun_ns = clock.now_ns()
+        self._boot = f"{self._begun_ns & 0xFFFFFFFF:08x}"
         self._over: asyncio.Future[None] | None = None
+        hands = Hands(
+            self._pools,
+            self._workers,
+            self._spares,
+            self._start_worker,
+            self._put_on_lane,
+            lambda message: self._to_gate(message, ()),
+            self._free_bytes,
+            say,
+            self._boot,
+        )
+        store = Store(state_path(estate, site, folder, "deployed.json"))
+        self._changes = Changes(hands, folder, store)
+        admin_path = state_path(estate, site, folder, "admin.sock")
+        self._admin = Administration(admin_path, self._changes.serve)
 
     async def run(self) -> None:
         """Run the node until SIGTERM or SIGINT has drained it. Raises TidsramError at the start."""
@@ -149,37 +179,41 @@ class Supervisor:
 
     def _read_models(self) -> None:
         for name, decision in self._estate.decisions.items():
-            pooled = self._pools[name] = Pooled(decision)
-            for rung in range(len(decision.ladder)):
-                self._read_model(pooled, rung)
+            own = Version(decision, "", decision.bundle_sha256)
+            self._pools[name] = Pooled(own)
+            digests = [self._read_model(own, rung) for rung in range(len(decision.ladder))]
+            own.sha256 = own.sha256 or digest_of(digests)
+        self._changes.restore(self._pools.values())
 
-    def _read_model(self, pooled: Pooled, rung: int) -> None:
-        variant = pooled.decision.ladder[rung]
+    def _read_model(self, own: Version, rung: int) -> str:
+        """Read one variant of what the estate declares; return its digest, "" without it."""
+        variant = own.decision.ladder[rung]
         try:
             data = self._model_of(variant)
         except ModelRefused as refusal:
-            if not pooled.model_fds and variant is pooled.decision.ladder[-1]:
+            if not own.model_fds and variant is own.decision.ladder[-1]:
                 raise
-            self._leave_out(pooled, variant.name, f"{refusal.problem}. {refusal.remedy}")
-        else:
-            pooled.model_fds[rung] = model_memory(variant.name, data)
+            self._leave_out(own, variant.name, f"{refusal.problem}. {refusal.remedy}")
+            return ""
+        own.model_fds[rung] = model_memory(variant.name, data)
+        return hashlib.sha256(data).hexdigest()
 
     def _model_of(self, variant: Variant) -> bytes:
         if not variant.model:
             problem = "it is declared for planning only"
             raise ModelRefused(variant.name, problem, 'Name its .onnx file with model = "…".')
-        return read_model(self._folder / variant.model)
+        return read_model(self._folder / variant.model, variant.sha256)
 
-    def _leave_out(self, pooled: Pooled, variant: str, why: str) -> None:
+    def _leave_out(self, version: Version, variant: str, why: str) -> None:
         """Go on without a variant, whichever worker could not load it."""
-        if variant in pooled.left_out:
+        if variant in version.left_out:
             return
-        pooled.left_out.add(variant)
-        name, ladder = pooled.decision.name, pooled.decision.ladder
+        version.left_out.add(variant)
+        name, ladder = version.decision.name, version.decision.ladder
         self._say(f"warning: {name} is served without its variant {variant}: {why}")
-        for rung in [rung for rung in pooled.model_fds if ladder[rung].name == variant]:
-            if len(pooled.model_fds) > 1:  # the last one is tried again by each worker
-                os.close(pooled.model_fds.pop(rung))
+        for rung in [rung for rung in version.model_fds if ladder[rung].name == variant]:
+            if len(version.model_fds) > 1:  # the last one is tried again by each worker
+                os.close(version.model_fds.pop(rung))
 
     def _open_doors(self) -> None:
         if self._site.http:
@@ -210,30 +244,37 @@ class Supervisor:
     def _start_worker(self, worker: Process) -> None:
         if self._draining:
             return
-        assert worker.decision is not None
-        pooled = self._pools[worker.decision.name]
+        pooled = self._pools[worker.name]
+        if worker.arrival is None:  # else a change has given it a version
+            worker.version = pooled.version
+        version = worker.version
+        assert version is not None
+        worker.decision = version.decision
         worker.control, theirs = pair()
         worker.jobs, jobs = pair()
         worker.tickets, tickets = pair()
         label = (worker.decision.name, "spare" if worker.spare else str(worker.lane))
-        worker.popen = spawn("tidsram.serve.worker", theirs, *label)
+        module = "tidsram.serve.shadow" if worker.shadow else "tidsram.serve.worker"
+        worker.popen = spawn(module, theirs, *label)
         machine.give_up_early(worker.pid, machine.OOM_SPARE)
         if self._announced:
             self._put_to_load(worker)
         worker.ready_ns = 0
         worker.aside = False
-        ladder = worker.decision.ladder
+        ladder, served = worker.decision.ladder, pooled.version.decision
+        tables = Tables(served.question, served.answer, worker.decision.answer)
         load = Load(
             worker.decision.name,
-            tuple(Model(rung, ladder[rung].name) for rung in pooled.model_fds),
+            tuple(_model_to_load(rung, ladder[rung]) for rung in version.model_fds),
             len(ladder),
             worker.decision.shapes,
             self._lanes[worker.lane].cores,
             self._housekeeping,
-            pooled.spec,
+            pooled.spec if version.inspected else None,
             at_leisure=self._announced,
+            tables=tables if worker.shadow else None,
         )
-        models = pooled.model_fds.values()
+        models = version.model_fds.values()
         with contextlib.suppress(OSError):  # one that ends at once is noticed, too
             send(worker.control, load, (jobs.fileno(), tickets.fileno(), *models))
         for end in (theirs, jobs, tickets):
@@ -244,7 +285,7 @@ class Supervisor:
     def _put_to_load(self, worker: Process) -> None:
         """Load beside a running node: off the lanes' cores, or where there are no others, last."""
         nices = machine.RELOAD_NICE, machine.LEISURE_NICE, machine.LEFTOVER_NICE
-        nice = nices[(not self._apart) + worker.spare]
+        nice = nices[(not self._apart) + (worker.spare or worker.arrival is not None)]
         machine.put_to_load(worker.pid, self._housekeeping, nice)
 
     def _give_up(self, worker: Process, pid: int) -> None:
@@ -265,6 +306,8 @@ class Supervisor:
             self._worker_ready(worker)
         elif isinstance(message, Refused):
             self._worker_refused(worker, message)
+        elif isinstance(message, Compared):
+            self._changes.compared(worker, message)
         else:
             asyncio.get_running_loop().remove_reader(worker.control.fileno())
 
@@ -272,13 +315,16 @@ class Supervisor:
         """Nothing of its ladder can be served: at the start that ends the node."""
         assert worker.decision is not None
         name, ladder = worker.decision.name, worker.decision.ladder
+        if worker.arrival is not None:
+            fail(worker, f"its new worker refuses it: {refused.problem}. {refused.remedy}")
+            return
         if self._announced:
             self._say(
                 f"{name}: a new worker refuses its model: {refused.problem}. {refused.remedy}"
             )
             return
         for variant, why in refused.left_out:
-            self._leave_out(self._pools[name], variant, why)
+            self._leave_out(self._pools[name].version, variant, why)
         problem = refused.problem
         if len(ladder) > 1:
             problem += f", and no other variant of decision {name!r} is left"
@@ -288,10 +334,17 @@ class Supervisor:
     def _worker_loaded(self, worker: Process, loaded: Loaded, model_fds: list[int]) -> None:
         assert worker.decision is not None
         assert worker.control is not None
-        worker.warm_up_ns = trusted(worker.warm_up_ns, loaded.warm_up_ns)
-        pooled = self._pools[worker.decision.name]
+        measured_ns = loaded.warm_up_ns
+        if worker.arrival is not None:
+            # It was measured beside what is served: its quickest runs were disturbed least.
+            measured_ns = tuple((min(runs_ns),) if runs_ns else () for runs_ns in measured_ns)
+        worker.warm_up_ns = trusted(worker.warm_up_ns, measured_ns)
+        pooled, version = self._pools[worker.decision.name], worker.version
+        assert version is not None
         for variant, why in loaded.left_out:
-            self._leave_out(pooled, variant, why)
+            self._leave_out(version, variant, why)
+        if not version.inspected:
+            keep_as_loaded(version, loaded, model_fds)
         if pooled.message is None:
             layout = plan_slots(loaded.spec, loaded.output_seen)
             try:
@@ -308,11 +361,13 @@ class Supervisor:
                 )
                 return
             pooled.spec = loaded.spec
-            keep_as_loaded(pooled, loaded, model_fds)
             pooled.message = Pool(worker.decision.name, layout, loaded.spec)
             self._to_gate(pooled.message, (pooled.fd,))
         for model_fd in model_fds:
             os.close(model_fd)
+        if worker.arrival is not None and (why := misfit(pooled, loaded)):
+            fail(worker, why)
+            return
         if loaded.spec != pooled.spec:
             self._at_odds(worker, at_odds(pooled))
             return
@@ -330,6 +385,9 @@ class Supervisor:
 
     def _worker_ready(self, worker: Process) -> None:
         worker.ready, worker.ready_ns = True, clock.now_ns()
+        if worker.arrival is not None:
+            worker.arrival.set_result(None)
+            return
         if worker.spare:
             self._keep_spares()
             return
@@ -338,13 +396,15 @@ class Supervisor:
             self._announced = True
             self._announce()
             self._keep_spares()
+            asyncio.get_running_loop().create_task(self._open_admin())
 
     def _put_on_lane(self, worker: Process) -> None:
         """Give a warm worker its lane's cores and its class, and tell the gate of it."""
         worker.ready_ns = clock.now_ns()
         worker.ready_bytes, worker.grown = usage.resident_bytes(worker.pid), False
         assert worker.decision is not None
-        machine.give_up_early(worker.pid, machine.OOM_SCORE[worker.decision.criticality])
+        score = machine.OOM_SCORE[worker.decision.criticality]
+        machine.give_up_early(worker.pid, machine.OOM_SPARE if worker.shadow else score)
         machine.bring_to_lane(worker.pid, self._lanes[worker.lane].cores, worker.tickets_thread)
         self._classify(worker)
         self._introduce(worker)
@@ -354,7 +414,17 @@ class Supervisor:
         assert worker.decision is not None
         assert worker.jobs is not None
         assert worker.tickets is not None
-        ready = WorkerReady(worker.decision.name, worker.lane, worker.pid, worker.warm_up_ns)
+        assert worker.version is not None
+        ready = WorkerReady(
+            worker.decision.name,
+            worker.lane,
+            worker.pid,
+            worker.warm_up_ns,
+            worker.version.sha256,
+            tuple(variant.name for variant in worker.decision.ladder),
+            trial=worker.trial,
+            shadow=worker.shadow,
+        )
         self._to_gate(ready, (worker.jobs.fileno(), worker.tickets.fileno()))
 
     def _worker_ended(self, worker: Process) -> None:
@@ -367,6 +437,9 @@ class Supervisor:
         if self._draining or (self._over is not None and self._over.done()):
             return
         name = worker.decision.name
+        if self._changes.ended(worker, ending(code)):
+            self._to_gate(WorkerLost(name, worker.lane, pid), ())
+            return
         if worker.spare:
             self._say(f"{name}: its spare worker {pid} ended ({ending(code)})")
             self._spares.ended(clock.now_ns(), worker)
@@ -391,6 +464,8 @@ class Supervisor:
 
     def _replace(self, worker: Process) -> None:
         """Put the decision's spare in the place of a worker that has ended, or start another."""
+        if worker not in self._workers:  # a change has put another in its place meanwhile
+            return
         spare = self._spares.take(worker)
         if spare is None:
             self._start_worker(worker)
@@ -404,16 +479,30 @@ class Supervisor:
         """Load the next spare when all workers are there; say once how that came out."""
         if self._draining or not self._announced or any(not w.ready for w in self._workers):
             return
+        if self._changes.loading:  # one load at a time
+            return
         sizes = {w.decision.name: usage.resident_bytes(w.pid) for w in self._workers if w.decision}
-        used = sum(usage.resident_bytes(w.pid) for w in (*self._workers, *self._spares))
-        free = self._memory_bytes - used if self._memory_bytes else usage.available_bytes()
-        spare = self._spares.next(clock.now_ns(), sizes, used, max(0, free))
+        spare = self._spares.next(clock.now_ns(), sizes, self._used_bytes(), self._free_bytes())
         if spare is not None:
             self._start_worker(spare)
         elif not self._spares_told and self._spares.settled:
             self._spares_told = True
             for line in self._spares.news():
                 self._say(line)
+
+    def _used_bytes(self) -> int:
+        every = (*self._workers, *self._spares, *self._changes.processes)
+        return sum(usage.resident_bytes(worker.pid) for worker in every if worker.popen is not None)
+
+    def _free_bytes(self) -> int:
+        """Return the memory that more workers may take."""
+        if self._memory_bytes:
+            return max(0, self._memory_bytes - self._used_bytes())
+        return usage.available_bytes()
+
+    @property
+    def _on_lanes(self) -> list[Process]:
+        return [*self._workers, *self._changes.trying]
 
     def _classify(self, worker: Process) -> None:
         assert worker.decision is not None
@@ -446,7 +535,7 @@ class Supervisor:
         opened = Open(
             self._estate,
             self._site.name,
-            f"{self._begun_ns & 0xFFFFFFFF:08x}",
+            self._boot,
             self._epoch,
             len(self._lanes),
             self._endpoints,
@@ -454,23 +543,28 @@ class Supervisor:
         listening = tuple(listener.fileno() for listener in self._listeners)
         self._to_gate(opened, (self._metrics_fd, *listening))
         # Workers before slots: the gate must know all who may still write to a slot.
-        for worker in self._workers:
+        for worker in self._on_lanes:
             if worker.ready:
                 self._introduce(worker)
         for pooled in self._pools.values():
             if pooled.message is not None:
                 self._to_gate(pooled.message, (pooled.fd,))
+        self._changes.introduce_trials()
         watch(gate, self._gate_says, self._gate_ended)
 
     def _gate_says(self, gate: Process) -> None:
         assert gate.control is not None
         message, _ = receive(gate.control)
         if isinstance(message, WorkerLost):
-            for worker in self._workers:
+            for worker in (*self._on_lanes, *self._changes.processes):
                 if worker.popen is not None and worker.pid == message.pid:
                     self._end_stuck(worker)
         elif isinstance(message, WorkerAside):
             self._set_aside(message)
+        elif isinstance(message, WorkerLeft):
+            self._changes.left(message)
+        elif isinstance(message, Tally):
+            self._changes.tallied(message)
         elif isinstance(message, Beat):
             gate.ready, self._unanswered = True, 0
         elif message is None:
@@ -478,7 +572,7 @@ class Supervisor:
 
     def _set_aside(self, asked: WorkerAside) -> None:
         """Let a worker run in leftover time only, if it can be brought back from there."""
-        for worker in self._workers:
+        for worker in (*self._on_lanes, *self._changes.processes):
             if worker.ready and worker.pid == asked.pid and machine.may_hurry():
                 worker.aside = asked.aside
                 self._classify(worker)
@@ -537,6 +631,7 @@ class Supervisor:
         if self._draining or (self._over is not None and self._over.done()):
             self._finish()
             return
+        self._changes.gate_ended()
         lost = self._count_lost()
         self._say(
             f"the gate ended ({ending(code)}) with {lost} requests in flight (failed: gate-lost); "
@@ -557,7 +652,7 @@ class Supervisor:
 
     def _to_gate(
         self,
-        message: Open | Pool | WorkerReady | WorkerLost | WorkerSpared | Beat | Drain,
+        message: Open | Pool | WorkerReady | WorkerLost | WorkerSpared | Try | Beat | Drain,
         fds: tuple[int, ...],
     ) -> None:
         # A gate that has just ended gets everything anew when it is started again.
@@ -587,15 +682,16 @@ class Supervisor:
         """Weigh what could not be weighed at once: the kernel takes ten changes a second."""
         if not self._gate.weighed and self._gate.ready:
             self._gate.weighed = machine.weigh_session(self._gate.pid, machine.GATE_NICE)
-        for worker in self._workers:
+        for worker in self._on_lanes:
             if worker.ready and not worker.weighed:
                 self._classify(worker)
 
     def _look(self) -> None:
         """Once a second, look after what changes slowly."""
         assert self._watch is not None
-        ready = [worker for worker in self._workers if worker.ready]
-        for line in self._watch.look(clock.now_ns(), self._gate, ready):
+        ready = [worker for worker in self._on_lanes if worker.ready]
+        serving = [worker for worker in ready if not worker.shadow]
+        for line in self._watch.look(clock.now_ns(), self._gate, serving):
             self._say(line)
         for worker in ready:
             self._look_at_growth(worker)
@@ -630,7 +726,7 @@ class Supervisor:
         if fifo == self._fifo[lane]:
             return
         self._fifo[lane] = fifo
-        for worker in self._workers:
+        for worker in self._on_lanes:
             if worker.ready and worker.lane == lane:
                 self._classify(worker)
 
@@ -655,7 +751,8 @@ class Supervisor:
             self._over.set_exception(error)
 
     def _stop_all(self) -> None:
-        for child in (self._gate, *self._workers, *self._spares):
+        self._admin.close()
+        for child in (self._gate, *self._workers, *self._spares, *self._changes.processes):
             if child.popen is not None and child.popen.poll() is None:
                 child.popen.kill()
                 child.popen.wait()
@@ -663,6 +760,12 @@ class Supervisor:
             listener.close()
         if self._unix_path is not None:
             self._unix_path.unlink(missing_ok=True)
+
+    async def _open_admin(self) -> None:
+        try:
+            await self._admin.open()
+        except NodeError as error:
+            self._say(str(error))
 
     def _announce(self) -> None:
         took_ms = (clock.now_ns() - self._begun_ns) // 1_000_000

@@ -5,6 +5,7 @@ so. A second thread, kept off the lane's cores, waits for tickets of runs to abo
 """
 
 import gc
+import math
 import mmap
 import os
 import socket
@@ -165,11 +166,11 @@ class Worker:
         inputs: list[Array] = []
         for tensor, offset in zip(self._spec.inputs, unpack_offsets(offsets), strict=True):
             at = base + self._layout.input_at + offset
-            inputs.append(_view(self._pool, at, tensor))
+            inputs.append(view(self._pool, at, tensor, tensor.shape))
         outputs: list[Array | None] = []
         for tensor, at in zip(self._spec.outputs, self._layout.output_at, strict=True):
             fixed = tensor.nbytes >= 0
-            outputs.append(_view(self._pool, base + at, tensor) if fixed else None)
+            outputs.append(view(self._pool, base + at, tensor, tensor.shape) if fixed else None)
         floats = [
             (index, output)
             for index, (tensor, output) in enumerate(zip(self._spec.outputs, outputs, strict=True))
@@ -182,10 +183,9 @@ class Worker:
         return bound
 
 
-def _view(pool: memoryview, at: int, tensor: TensorSpec) -> Array:
-    dtype = dtype_of(tensor)
-    count = tensor.nbytes // dtype.itemsize
-    return np.frombuffer(pool, dtype, count, at).reshape(tensor.shape)
+def view(pool: memoryview, at: int, tensor: TensorSpec, shape: tuple[int, ...]) -> Array:
+    """Return a tensor of this shape as it lies in the pool."""
+    return np.frombuffer(pool, dtype_of(tensor), math.prod(shape), at).reshape(shape)
 
 
 def _failed(slot: int, generation: int, started_ns: int, text: str) -> bytes:
@@ -195,9 +195,19 @@ def _failed(slot: int, generation: int, started_ns: int, text: str) -> bytes:
     return head + tail
 
 
-def main() -> None:
-    """Run the worker's life: load, warm up, map the slots, serve."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+class Prepared(NamedTuple):
+    """A worker that is warm and has its slots; `pool` says where in `memory` they are."""
+
+    load: Load
+    ladder: Ladder
+    pool: Pool
+    memory: memoryview
+    jobs: socket.socket
+    tickets: socket.socket
+
+
+def prepare(control: socket.socket) -> Prepared | None:
+    """Load, warm up and map the slots; None where nothing of it can be served."""
     machine.die_with_parent(control)
     load, (jobs_fd, tickets_fd, *model_fds) = receive(control)
     assert isinstance(load, Load)
@@ -207,16 +217,25 @@ def main() -> None:
     verdict = ladder.verdict
     send(control, verdict, ladder.model_fds)
     if isinstance(verdict, Refused):
-        return
+        return None
     for model_fd in ladder.model_fds:
         os.close(model_fd)
-    message, (pool_fd,) = receive(control)
-    assert isinstance(message, Pool)
-    pool = mmap.mmap(pool_fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    pool, (pool_fd,) = receive(control)
+    assert isinstance(pool, Pool)
+    memory = memoryview(mmap.mmap(pool_fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE))
     os.close(pool_fd)
-    jobs = socket.socket(fileno=jobs_fd)
-    worker = Worker(ladder.engines, message.spec, message.layout, memoryview(pool), jobs)
-    tickets = socket.socket(fileno=tickets_fd)
+    jobs, tickets = socket.socket(fileno=jobs_fd), socket.socket(fileno=tickets_fd)
+    return Prepared(load, ladder, pool, memory, jobs, tickets)
+
+
+def main() -> None:
+    """Run the worker's life: load, warm up, map the slots, serve."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    prepared = prepare(control)
+    if prepared is None:
+        return
+    load, ladder, pool, memory, jobs, tickets = prepared
+    worker = Worker(ladder.engines, pool.spec, pool.layout, memory, jobs)
     taker = threading.Thread(
         target=_take_tickets, args=(tickets, worker, load.housekeeping), daemon=True
     )

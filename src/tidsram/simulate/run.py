@@ -21,13 +21,23 @@ from tidsram.schedule.events import (
     Miss,
     Probe,
     Reject,
+    Retire,
     Start,
     Stop,
 )
 from tidsram.schedule.scheduler import Policy, Scheduler
 from tidsram.simulate.lane import NEVER, Run, VirtualLane
 from tidsram.simulate.result import REASONS, Ints, Played, Result
-from tidsram.simulate.script import Drained, Event, Gone, Hung, Lost, Restarted, Slower
+from tidsram.simulate.script import (
+    Drained,
+    Event,
+    Gone,
+    Hung,
+    Lost,
+    Replaced,
+    Restarted,
+    Slower,
+)
 from tidsram.units import SECOND, US
 
 WARM_UP_RUNS = 10
@@ -104,7 +114,12 @@ class _Driver:
         }
         self._up: set[tuple[str, int]] = set()  # workers
         self._slower = dict.fromkeys(self._times, 1.0)
-        self._shares = {name: node.rungs.get(name, (1.0,)) for name in self._times}
+        self._shares = {
+            (name, lane): tuple(node.rungs.get(name, (1.0,)))
+            for name in self._times
+            for lane in range(node.lane_count)
+        }
+        self._next_shares: dict[tuple[str, int], tuple[float, ...]] = {}  # of a version to come
         self._jobs, self._services = self._number(questions)
         count = len(self._jobs)
         self._code, self._told_ns = [UNTOLD] * count, [0] * count
@@ -169,11 +184,24 @@ class _Driver:
     def _ready(self, now_ns: int, decision: str, lane: int) -> None:
         if (decision, lane) not in self._up:
             self._up.add((decision, lane))
-            first = self._times[decision][:WARM_UP_RUNS]
-            warm_up_ns = self._node.warm_up_ns.get(decision, first)
             ready = self._scheduler.worker_ready
-            ladder = [[int(ns * share) for ns in warm_up_ns] for share in self._shares[decision]]
+            ladder = self._warm_up_of(decision, self._shares[decision, lane])
             self._carry_out(now_ns, ready(now_ns, decision, lane, ladder))
+
+    def _warm_up_of(self, decision: str, shares: Sequence[float]) -> list[list[int]]:
+        first = self._times[decision][:WARM_UP_RUNS]
+        warm_up_ns = self._node.warm_up_ns.get(decision, first)
+        return [[int(ns * share) for ns in warm_up_ns] for share in shares]
+
+    def _replace(self, now_ns: int, event: Replaced) -> None:
+        place = event.decision, event.lane
+        if place in self._up:
+            self._next_shares[place] = event.rungs
+        else:
+            self._up.add(place)
+            self._shares[place] = event.rungs
+        ladder = self._warm_up_of(event.decision, event.rungs)
+        self._carry_out(now_ns, self._scheduler.worker_replaced(now_ns, *place, ladder))
 
     def _next_other_ns(self) -> int:
         """When the scheduler wants to be woken or the script goes on."""
@@ -202,6 +230,8 @@ class _Driver:
                 self._carry_out(now_ns, self._scheduler.gone(now_ns, event.number))
         elif isinstance(event, Drained):
             self._carry_out(now_ns, self._scheduler.draining(now_ns))
+        elif isinstance(event, Replaced):
+            self._replace(now_ns, event)
         else:
             self._ready(now_ns, event.decision, event.lane)
 
@@ -268,6 +298,10 @@ class _Driver:
             elif isinstance(action, Aside):
                 if not action.over:
                     self._lanes[action.lane].set_aside(now_ns, action.decision)
+            elif isinstance(action, Retire):
+                place = action.decision, action.lane
+                self._up.add(place)
+                self._shares[place] = self._next_shares.pop(place)
             else:
                 self._probe(now_ns, action)
 
@@ -275,7 +309,7 @@ class _Driver:
         job = action.job
         name = job.decision
         service_ns = self._services[job.job_id]
-        share = self._slower[name] * self._shares[name][action.rung]
+        share = self._slower[name] * self._shares[name, action.lane][action.rung]
         if share != 1:
             service_ns = int(service_ns * share)
         run = Run(name, self._ranks[name], service_ns, job, action.rung)
@@ -283,7 +317,7 @@ class _Driver:
 
     def _probe(self, now_ns: int, action: Probe) -> None:
         name = action.decision
-        share = self._slower[name] * self._shares[name][action.rung]
+        share = self._slower[name] * self._shares[name, action.lane][action.rung]
         service_ns = int(self._times[name][0] * share)
         run = Run(name, self._ranks[name], service_ns, None, action.rung)
         self._lanes[action.lane].hand_over(now_ns, run, on_deck=False)

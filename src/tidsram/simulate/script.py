@@ -49,4 +49,16 @@ class Restarted(Struct, frozen=True, kw_only=True):
     lane: int = 0
 
 
-Event = Lost | Hung | Slower | Gone | Drained | Restarted
+class Replaced(Struct, frozen=True, kw_only=True):
+    """A worker of another version is warm: it takes over between two runs.
+
+    `rungs` is what each of its variants takes, as `Node.rungs` says of the first version's.
+    """
+
+    at_ns: int
+    decision: str
+    lane: int = 0
+    rungs: tuple[float, ...] = (1.0,)
+
+
+Event = Lost | Hung | Slower | Gone | Drained | Restarted | Replaced
