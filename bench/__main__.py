@@ -1,8 +1,9 @@
 """`python -m bench`: measure everything and renew docs/benchmarks.md.
 
 `--quick` makes it a few minutes of smoke test; its figures are not for publishing. The planner's
-are measured one by one as well: `python -m bench plan`, `plan-speed`, `plan-exhaustive` and
-`plan-serve`, each with options of its own; `python -m bench.report` then renews the page.
+and the lab's are measured one by one as well: `python -m bench plan`, `plan-speed`,
+`plan-exhaustive`, `plan-serve` and `lab`, each with options of its own; `python -m bench.report`
+then renews the page.
 """
 
 import argparse
@@ -26,15 +27,25 @@ BENCHES = [
     (["bench.plan.speed"], ["--decisions", "20", "--requests", "300", "--solve-seconds", "5"]),
     (["bench.plan.exhaustive"], ["--estates", "2", "--requests", "1000"]),
     (["bench.plan.serve"], ["--runs", "1", "--seconds", "10", "--profile-runs", "200"]),
+    (["bench.swaps"], ["--swaps", "2"]),
+    (
+        ["bench.lab"],
+        [
+            *("--rounds", "3", "--runs", "5", "--questions", "15", "--blocks", "2"),
+            *("--lab-runs", "30", "--profile-runs", "500", "--later-runs", "200"),
+        ],
+    ),
     (["bench.node"], ["--starts", "3", "--idle-seconds", "5", "--faults", "2"]),
 ]
 
 # Those that have a name of their own.
 NAMED = {
+    "lab": "bench.lab",
     "plan": "bench.plan.score",
     "plan-speed": "bench.plan.speed",
     "plan-exhaustive": "bench.plan.exhaustive",
     "plan-serve": "bench.plan.serve",
+    "swaps": "bench.swaps",
 }
 
 

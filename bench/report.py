@@ -32,6 +32,7 @@ Result = Mapping[str, Any]
 def main() -> None:
     """Write a section and a plot for every result that exists."""
     # Their tables are made by this module.
+    from bench.lab_report import lab
     from bench.plan.report import plan_exhaustive, plan_score, plan_serve, plan_speed
     from bench.pressure.report import pressure_grid, pressure_live
     from bench.pressure.report_faults import pressure_contention, pressure_faults
@@ -50,6 +51,7 @@ def main() -> None:
         "plan_speed": plan_speed,
         "plan_exhaustive": plan_exhaustive,
         "plan_serve": plan_serve,
+        "lab": lab,
         "node": node,
     }
     for name, section in sections.items():

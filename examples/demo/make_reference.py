@@ -1,12 +1,12 @@
-"""Write down what the lab's models find in the demo's pictures: the demo ships no large models.
+"""Write down what the lab's models find in the demo's pictures.
 
-    python examples/demo/make_reference.py nanodet_g_416_fp32.onnx cbc_wbc_unet_188_fp32.onnx
+    python examples/demo/make_reference.py
 
-Writes obstacle/lab_boxes.json and tissue/lab_mask.png beside this file.
+Writes obstacle/lab_boxes.json and tissue/lab_mask.png beside this file. The models, and how they
+are asked, are those that the bundles are made from.
 """
 
 import io
-import sys
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from tidsram.estate.load import load_estate
 from tidsram.estate.types import Decision
 
 HERE = Path(__file__).parent
+BUNDLES = HERE.parent / "bundles"
 
 
 def ask(session: onnxruntime.InferenceSession, decision: Decision, image: Image.Image) -> Reading:
@@ -35,12 +36,10 @@ def ask(session: onnxruntime.InferenceSession, decision: Decision, image: Image.
 
 def main() -> None:
     """Ask both lab models everything."""
-    decisions = load_estate(HERE / "tidsram.toml").decisions
+    decisions = load_estate(BUNDLES / "tidsram.toml").decisions
 
-    session = onnxruntime.InferenceSession(sys.argv[1])
-    side = session.get_inputs()[0].shape[2]  # the lab's model looks closer than the served one
-    question = msgspec.structs.replace(decisions["obstacle"].question, size=(side, side))
-    obstacle = msgspec.structs.replace(decisions["obstacle"], question=question)
+    obstacle = decisions["obstacle"]
+    session = onnxruntime.InferenceSession(BUNDLES / obstacle.ladder[0].model)
     found = {}
     for file in sorted((HERE / "obstacle" / "frames").glob("*.jpg")):
         reading = ask(session, obstacle, Image.open(io.BytesIO(file.read_bytes())))
@@ -61,11 +60,12 @@ def main() -> None:
     )
     (HERE / "obstacle" / "lab_boxes.json").write_text("{\n" + text + "\n}\n")
 
-    session = onnxruntime.InferenceSession(sys.argv[2])
+    tissue = decisions["tissue"]
+    session = onnxruntime.InferenceSession(BUNDLES / tissue.ladder[0].model)
     chips = Chips(HERE / "tissue")
     mask = np.zeros((chips.rows * CORE, chips.columns * CORE), np.bool_)
     for index in range(chips.count):
-        reading = ask(session, decisions["tissue"], chips.images(index)[0])
+        reading = ask(session, tissue, chips.images(index)[0])
         assert isinstance(reading, Mask)
         left, top = chips.corner(index)
         mask[top : top + CORE, left : left + CORE] = reading.pixels

@@ -158,7 +158,7 @@ def test_interrupted_it_takes_its_node_along(tmp_path):
         stdout=subprocess.DEVNULL,
     )
     state = tmp_path / ".tidsram"
-    eventually(lambda: list(state.glob("lab-*/node.sock")), "a node")
+    eventually(lambda: list(state.glob("lab-*/tidsram.log")), "a node")
 
     running.send_signal(signal.SIGTERM)
 

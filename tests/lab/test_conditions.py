@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidsram.estate.types import Lane
-from tidsram.lab.profile import conditions, stolen_share
+from tidsram.lab.conditions import conditions, stolen_share
 from tidsram.serve.usage import Stolen
 
 LANE = Lane(cores=(1, 2))

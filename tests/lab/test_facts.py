@@ -111,6 +111,44 @@ def test_nothing_measured_is_no_error(tmp_path, measured):
     assert read_measured(replace(ESTATE, measured=measured), tmp_path) == Measured()
 
 
+def test_what_a_bundle_brings_counts_for_its_very_variants_until_measured_here(tmp_path):
+    """Whatever the decision is called here; not for another file of the same variant's name."""
+    digest = EXAMPLE.model_sha256
+    own = Variant(name="int8", model="made/variants/int8.onnx", sha256=digest)
+    other = replace(own, sha256="0" * 64)
+    estate = replace(
+        ESTATE,
+        decisions={
+            name: Decision(name=name, ladder=(variant,), budget_ns=SECOND, bundle_sha256="1" * 64)
+            for name, variant in (("front", own), ("rear", own), ("side", other))
+        },
+    )
+    write_profile(tmp_path / "made", EXAMPLE)
+    write_profile(tmp_path / "made", replace(EXAMPLE, condition="neighbour"))
+    here = replace(EXAMPLE, decision="rear", run_ns=(9,))
+    write_profile(tmp_path / "facts", here)
+
+    read = read_measured(estate, tmp_path)
+
+    assert read.profiles == {
+        ("front", "int8", "edge-2"): replace(EXAMPLE, decision="front"),
+        ("rear", "int8", "edge-2"): here,
+    }
+    assert read.stale == ()
+
+
+def test_a_profile_of_another_variant_than_the_bundles_is_stale(tmp_path):
+    """The bundle's digest tells, without a look at the file."""
+    variant = Variant(name="int8", model="made/variants/int8.onnx", sha256="0" * 64)
+    decision = replace(DECLARED, ladder=(variant,), bundle_sha256="1" * 64)
+    write_profile(tmp_path / "facts", EXAMPLE)
+
+    read = read_measured(replace(ESTATE, decisions={"obstacle": decision}), tmp_path)
+
+    assert read.profiles == {}
+    assert len(read.stale) == 1
+
+
 def test_a_probe_is_found_in_either_direction(tmp_path):
     """The key is in alphabetical order, whichever end was asked from."""
     write_probe(tmp_path / "facts", PROBE)

@@ -12,11 +12,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tidsram.errors import EstateError
+from tidsram.estate import values
+from tidsram.estate.load import read_option
+from tidsram.estate.values import nearest
+from tidsram.lab.facts import CONDITIONS, Condition
 from tidsram.stats import percentile
 from tidsram.units import US, show_ns
 
 _UPDATES = 50
 _WIDTH = 200
+_REMEMBERED_S = 3600.0  # of what was done so far: from that the time left is told
 TOO_FEW = "– : too few samples to claim this percentile at 99 % confidence."
 
 
@@ -69,15 +75,37 @@ def say(text: str) -> None:
     print(f"tidsram: {text}", file=sys.stderr, flush=True)
 
 
+def words(option: str, text: str) -> tuple[str, ...]:
+    """Read a list such as "test,temp"; nothing is an empty one."""
+    found = tuple(word.strip() for word in text.split(",")) if text else ()
+    if not all(found):
+        raise EstateError(option, f'"{text}" is no list; write it like one,two')
+    return found
+
+
+def conditions(text: str) -> tuple[Condition, ...]:
+    """Read who else is to be at work while something is measured."""
+    found = words("--conditions", text)
+    for word in found:
+        if word not in CONDITIONS:
+            near = nearest(word, CONDITIONS) or f"; known are {', '.join(CONDITIONS)}"
+            raise EstateError("--conditions", f'"{word}" is no condition{near}')
+    if not found:
+        raise EstateError("--conditions", f"names none; known are {', '.join(CONDITIONS)}")
+    return tuple(known for known in CONDITIONS if known in found)
+
+
+def hardware(name: str) -> str:
+    """Read what this machine is called in plans."""
+    return read_option("--hardware", values.name, name)
+
+
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how far it is to `total`; nothing is drawn while a sample is being taken."""
-    err = Console(stderr=True)
-    if not err.is_terminal:
-        say(f"measuring {what}")
-    with Progress(
-        console=err, transient=True, auto_refresh=False, disable=not err.is_terminal
-    ) as progress:
+    with _progress() as progress:
+        if progress.disable:
+            say(f"measuring {what}")
         task = progress.add_task(what, total=total)
 
         def tell(done: int) -> None:
@@ -85,6 +113,34 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
                 progress.update(task, completed=done, refresh=True)
 
         yield tell
+
+
+@contextmanager
+def steps(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Tell a sentence for each step, and on a terminal how far it is and the time left."""
+    with _progress() as progress:
+        task = progress.add_task(what, total=None)
+
+        def tell(sentence: str, done: int, total: int) -> None:
+            if progress.disable:
+                say(sentence)
+            else:
+                progress.console.print(f"tidsram: {sentence}", markup=False, highlight=False)
+                progress.update(task, completed=done, total=total, refresh=True)
+
+        yield tell
+
+
+def _progress() -> Progress:
+    """Return a bar on stderr, where that is a terminal; it is redrawn when it is told to."""
+    err = Console(stderr=True)
+    return Progress(
+        console=err,
+        transient=True,
+        auto_refresh=False,
+        disable=not err.is_terminal,
+        speed_estimate_period=_REMEMBERED_S,
+    )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tidsram import clock
 from tidsram.client.answer import Box, Boxes, Mask, read
 from tidsram.client.connection import Connection
 from tidsram.client.question import tensors
+from tidsram.client.wire import Array
 from tidsram.demo.material import Material, load_material
 from tidsram.errors import NodeError
 from tidsram.estate.load import load_estate
@@ -177,12 +178,17 @@ class Asker:
             metadata = connection.metadata(decision.name)
         if metadata is None:
             raise NodeError(f"the node at {url} does not serve {decision.name!r}")
-        self._input = metadata.inputs[0].name
+        self._input = metadata.inputs[0]
 
     def rehearse(self, times: int) -> None:
         """Do the asker's own work a few times, so that the first question is like the others."""
         for index in range(times):
-            tensors(self._question, self._material.images(index))
+            self._tensor(index)
+
+    def _tensor(self, index: int) -> Array:
+        images = self._material.images(index)
+        (tensor,) = tensors(self._question, images, self._input.datatype)
+        return tensor
 
     def run(self, course: Course) -> None:
         """Ask every question of the course at its time."""
@@ -212,12 +218,12 @@ class Asker:
         index, arose_ns = course.first + number, course.arises_ns[number]
         clock.sleep_until_ns(arose_ns)
         began_ns = clock.now_ns()
-        (tensor,) = tensors(self._question, self._material.images(index))
+        tensor = self._tensor(index)
         clock.sleep_ns(course.round_trip_ns // 2)
         sent_ns = clock.now_ns()
         reply = connection.ask(
             self._name,
-            {self._input: tensor},
+            {self._input.name: tensor},
             budget_ns=self._budget_ns - course.reserve_ns,
             spent_ns=sent_ns - arose_ns,
             stream=course.stream or None,
@@ -228,7 +234,8 @@ class Asker:
         reading = None
         if reply.outcome is Outcome.ANSWERED:
             size = self._material.image_size
-            reading = read(self._answer, reply.outputs, size, self._question.size)
+            question = self._question
+            reading = read(self._answer, reply.outputs, size, question.size, question.fit)
         return Asked(
             decision=self._name,
             index=index,

@@ -13,14 +13,15 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from tidsram.client.agreement import SAME_THING, overlap
 from tidsram.client.answer import Box, Boxes, Mask, Reading
 from tidsram.errors import QuestionError
-from tidsram.estate.types import Decision
+from tidsram.estate.types import Answer, Decision
+from tidsram.lab.labels import parse_boxes
 
 CHIP = 188  # pixels of the field a tissue question shows
 CORE = 100  # of which the model answers for the middle
 _MARGIN = (CHIP - CORE) // 2
-_SAME_PLACE = 0.5  # intersection over union at which two boxes mean one thing
 _LABEL_SLACK = 8  # pixels: the defect grid is as coarse as that
 
 Answered = Sequence[tuple[int, Reading]]  # index of the question, what was read from its answer
@@ -136,7 +137,11 @@ class Boards:
         ]
         self.count = len(labels)
         self.image_size = Image.open(io.BytesIO(self._pairs[0][0])).size
-        self.truth = [_labelled(file.read_text("ascii"), kinds) for file in labels]
+        answer = Answer(kind="boxes", labels=tuple(kinds))
+        self.truth = [
+            list(parse_boxes(file.read_bytes(), str(file), answer, self.image_size).boxes)
+            for file in labels
+        ]
 
     def images(self, index: int) -> list[Image.Image]:
         """Decode the board, then its template."""
@@ -151,15 +156,6 @@ class Boards:
     def overlooked(self, index: int, found: Sequence[Box]) -> list[Box]:
         """Return the labelled defects of a board that are not among those found."""
         return _rest(found, self.truth[index % self.count], _centre_inside)
-
-
-def _labelled(text: str, kinds: Sequence[str]) -> list[Box]:
-    """Read a DeepPCB label file: corners and the defect's kind, numbered from 1."""
-    boxes = []
-    for line in text.splitlines():
-        x1, y1, x2, y2, kind = map(int, line.replace(",", " ").split())
-        boxes.append(Box(x1, y1, x2, y2, kinds[kind - 1], 1.0))
-    return boxes
 
 
 def _files(directory: Path, pattern: str) -> list[Path]:
@@ -210,16 +206,7 @@ def _rest(
 
 
 def _same_thing(found: Box, true: Box) -> bool:
-    width = min(found.x2, true.x2) - max(found.x1, true.x1)
-    height = min(found.y2, true.y2) - max(found.y1, true.y1)
-    if found.label != true.label or width <= 0 or height <= 0:
-        return False
-    common = width * height
-    return common / (_area(found) + _area(true) - common) >= _SAME_PLACE
-
-
-def _area(box: Box) -> float:
-    return (box.x2 - box.x1) * (box.y2 - box.y1)
+    return found.label == true.label and overlap(found, true) >= SAME_THING
 
 
 def _centre_inside(found: Box, true: Box) -> bool:

@@ -10,13 +10,15 @@ import os
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, Literal, TypeVar, get_args
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from tidsram.errors import EstateError
+from tidsram.estate.bundle import directory_of
 from tidsram.estate.types import Estate, Variant
 from tidsram.units import SECOND
 
@@ -33,6 +35,11 @@ _Time = Annotated[int, Meta(ge=0, le=3600 * SECOND)]
 _Times = Annotated[tuple[_Time, ...], Meta(min_length=1, max_length=MAX_SAMPLES)]
 
 
+# Who else is at work: nobody, a neighbouring lane, or background work on every core.
+Condition = Literal["alone", "neighbour", "background"]
+CONDITIONS: Final[tuple[Condition, ...]] = get_args(Condition)
+
+
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one variant took on one hardware type, run after run on a real worker, in ns."""
 
@@ -45,6 +52,12 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_ns: _Times  # in the order in which they ran
     gate_ns: _Times  # of each question: all else until its asker, on that machine, had the answer
     memory_bytes: Annotated[int, Meta(ge=0, le=2**50)]  # of its worker
+    condition: Condition = "alone"
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: not noted
+    cold_start_ns: _Time = 0  # from starting a node to its first answer; 0: not noted
+    longest_operator: _Words = ""
+    longest_operator_ns: _Time = 0
+    circumstances: dict[_Words, _Words] = {}  # the conditions in full, by name
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -84,11 +97,14 @@ def read_measured(estate: Estate, folder: Path) -> Measured:
     """Return what has been measured for the estate whose file lies in `folder`.
 
     A profile of a model file that has changed since is left out. Nothing measured is no error.
+    What a bundle brings along counts until this estate has measured the same.
     """
     if not estate.measured:
         return Measured()
     directory = folder / estate.measured
-    profiles = {fact.key: fact for fact in _read_all(directory / PROFILES, Profile)}
+    # A plan adds what others cost by simulation: what it needs is a variant's own time.
+    alone = (f for f in _read_all(directory / PROFILES, Profile) if f.condition == "alone")
+    profiles = _of_bundles(estate, folder) | {fact.key: fact for fact in alone}
     links = {fact.key: fact for fact in _read_all(directory / LINKS, LinkProbe)}
     stale = _find_stale(estate, folder, profiles)
     fresh = {key: profile for key, profile in profiles.items() if key not in stale}
@@ -107,7 +123,8 @@ def write_probe(directory: Path, probe: LinkProbe) -> Path:
 
 def profile_name(profile: Profile) -> str:
     """Return the name of a profile's file: no two profiles share one."""
-    return ".".join(quote(part, safe="").replace(".", "%2E") for part in profile.key) + ".json"
+    parts = profile.key if profile.condition == "alone" else (*profile.key, profile.condition)
+    return ".".join(quote(part, safe="").replace(".", "%2E") for part in parts) + ".json"
 
 
 def probe_name(probe: LinkProbe) -> str:
@@ -170,6 +187,20 @@ def _content(file: Path, remedy: str) -> bytes:
     return content
 
 
+def _of_bundles(estate: Estate, folder: Path) -> dict[tuple[str, str, str], Profile]:
+    """Return the profiles in bundles, each for the decision here that has the very same variant."""
+    found = {}
+    for decision in estate.decisions.values():
+        if not (directory := directory_of(decision)):
+            continue
+        digests = {variant.name: variant.sha256 for variant in decision.ladder}
+        for fact in _read_all(folder / directory / PROFILES, Profile):
+            if fact.condition == "alone" and digests.get(fact.variant) == fact.model_sha256:
+                own = replace(fact, decision=decision.name)
+                found[own.key] = own
+    return found
+
+
 def _find_stale(
     estate: Estate, folder: Path, profiles: dict[tuple[str, str, str], Profile]
 ) -> dict[tuple[str, str, str], str]:
@@ -180,7 +211,8 @@ def _find_stale(
         variant = _declared(estate, profile)
         if variant is None or not variant.model:
             continue
-        if digest(folder / variant.model) not in (None, profile.model_sha256):
+        now = variant.sha256 or digest(folder / variant.model)
+        if now not in (None, profile.model_sha256):
             stale[key] = (
                 f"the profile of {profile.decision}, variant {profile.variant}, on "
                 f"{profile.hardware} is not used: {variant.model} has changed since "

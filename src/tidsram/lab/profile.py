@@ -1,46 +1,31 @@
 """Measure what a variant takes, on a real worker of a real node that does nothing else.
 
-One asker asks zeros back to back. What that leaves out is said in docs/measuring.md.
+What that leaves out is said in docs/measuring.md.
 """
 
-import json
 import os
-import platform
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tidsram import clock
-from tidsram.client.connection import Connection
-from tidsram.client.files import prepare
-from tidsram.client.wire import Array, Reply
-from tidsram.errors import EstateError, NodeError, TidsramError
-from tidsram.estate.load import read_model
+from tidsram.errors import EstateError
+from tidsram.estate.bundle import VARIANTS, Manifest, Member, ladder_of
+from tidsram.estate.load import read_manifest, read_model
 from tidsram.estate.placement import show_cores
 from tidsram.estate.types import Decision, Estate, Hardware, Lane, Variant
 from tidsram.estate.values import nearest, show_key
+from tidsram.lab.bench import Bench, Tell, take, working_directory
+from tidsram.lab.bundle import unfinished, write_bundle
+from tidsram.lab.conditions import circumstances, conditions
 from tidsram.lab.facts import Profile, digest_of
-from tidsram.lab.node import Node
-from tidsram.outcome import Outcome
-from tidsram.serve import usage
-from tidsram.units import SECOND, US
+from tidsram.lab.operators import longest_operator
+from tidsram.units import SECOND
 
-_WARM_UP_NS: Final = SECOND  # in which the node settles how it schedules a lane that is full
-_WARM_UP_RUNS: Final = 10
-_PATIENCE_NS: Final = 120 * SECOND
-_STEAL_SAID: Final = 0.005
-
-Tell = Callable[[int], None]
-
-
-class NotMeasured(TidsramError):
-    """The measurement came to nothing; the sentence says why."""
-
-    code = "not-measured"
+HERE: Final = "here"  # the hardware type of what is measured beside no estate
 
 
 class Subject(Struct, frozen=True, kw_only=True):
@@ -117,159 +102,96 @@ def measure(estate: Estate, folder: Path, subject: Subject, runs: int, tell: Tel
     not be found out.
     """
     cores = sorted(os.sched_getaffinity(0))
-    hardware = estate.hardware[subject.hardware]
+    hardware, variant = estate.hardware[subject.hardware], subject.variant
     lane = pick_lane(subject.hardware, hardware, cores)
-    model = (folder / subject.variant.model).resolve()
-    digest = digest_of(read_model(model))
-    with _directory(folder / estate.state) as directory:
-        file = directory / "tidsram.toml"
-        file.write_text(_estate_text(subject.decision, model, lane, hardware), "utf-8")
-        with Node(file, directory / "node.sock") as node, _off(lane):
-            node.wait_until_ready()
-            stolen_before = usage.stolen(lane.cores)
-            replies, memory_bytes = _ask(node.url, subject.decision.name, runs, tell)
-            stolen = stolen_share(stolen_before, usage.stolen(lane.cores))
+    file = (folder / variant.model).resolve()
+    model = read_model(file, variant.sha256)
+    bench = Bench(lane=lane, cores=tuple(cores), scheduling=hardware.scheduling)
+    with working_directory(folder / estate.state) as directory:
+        served = file
+        if variant.sha256:
+            manifest = read_manifest(file.parent.parent)
+            served = _alone(manifest, variant.name, model, directory)
+        return _measured(subject, model, served, bench, directory, runs, tell)
+
+
+def measure_member(
+    bundle: Path, member: Member, hardware: str, bench: Bench, runs: int, tell: Tell
+) -> Profile:
+    """Measure one variant of a bundle, in `bench`'s condition; the bundle is only read."""
+    manifest = read_manifest(bundle)
+    model = read_model(bundle / VARIANTS / f"{member.name}.onnx", member.sha256)
+    with unfinished(bundle) as directory:
+        return measure_form(manifest, model, member.name, hardware, bench, directory, runs, tell)
+
+
+def measure_form(
+    manifest: Manifest,
+    model: bytes,
+    name: str,
+    hardware: str,
+    bench: Bench,
+    directory: Path,
+    runs: int,
+    tell: Tell,
+) -> Profile:
+    """Measure the variant `name` of a manifest, whose file's bytes are `model`, in `directory`."""
+    served = _alone(manifest, name, model, directory)
+    (variant,) = (one for one in ladder_of(manifest, str(served)) if one.name == name)
+    decision = Decision(name=manifest.name, ladder=(variant,), budget_ns=SECOND)
+    subject = Subject(decision=decision, variant=variant, hardware=hardware)
+    return _measured(subject, model, served, bench, directory, runs, tell)
+
+
+def lane_of(threads: int, cores: Sequence[int]) -> Lane:
+    """Return a lane of so many cores, those that the machine's own work likes least."""
+    if threads > len(cores):
+        raise EstateError(
+            "--threads",
+            f"{threads} threads need as many cores, and this machine gives us {show_cores(cores)}",
+        )
+    return Lane(cores=tuple(cores[len(cores) - threads :]))
+
+
+def _measured(
+    subject: Subject,
+    model: bytes,
+    served: Path,
+    bench: Bench,
+    directory: Path,
+    runs: int,
+    tell: Tell,
+) -> Profile:
+    """Measure what serves `model`, a bundle or a single file, on a node in `directory`."""
+    threads = subject.variant.threads or len(bench.lane.cores)
+    taken = take(subject.decision, served, bench, directory, runs, tell)
+    operator, operator_ns = "", 0
+    if subject.variant.engine == "onnxruntime":
+        shapes = subject.decision.shapes
+        operator, operator_ns = longest_operator(
+            model, subject.variant.name, threads, directory, shapes
+        )
     return Profile(
         decision=subject.decision.name,
         variant=subject.variant.name,
         hardware=subject.hardware,
         date=clock.today()[:10],
-        machine=conditions(cores, lane, stolen),
-        model_sha256=digest,
-        run_ns=tuple(_run_ns(reply) for reply in replies),
-        # With one asker nobody waits: what the stage "queue" takes is the way to the worker.
-        gate_ns=tuple(reply.took_ns - _run_ns(reply) for reply in replies),
-        memory_bytes=memory_bytes,
+        machine=conditions(bench.cores, bench.lane, taken.stolen),
+        model_sha256=digest_of(model),
+        run_ns=taken.run_ns,
+        gate_ns=taken.gate_ns,
+        memory_bytes=taken.memory_bytes,
+        condition=bench.condition,
+        threads=threads,
+        cold_start_ns=taken.cold_start_ns,
+        longest_operator=operator,
+        longest_operator_ns=operator_ns,
+        circumstances=circumstances(bench.lane, taken.stolen),
     )
 
 
-# The node
-
-
-@contextmanager
-def _directory(state: Path) -> Iterator[Path]:
-    """Make a directory for one node, and take it away at the end."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix="lab-", dir=state, ignore_cleanup_errors=True)
-    except OSError as error:
-        problem = f"cannot be written to ({error.strerror or error}); let this user write there"
-        raise EstateError(str(state), problem) from None
-    with made as name:
-        yield Path(name).resolve()
-
-
-def _estate_text(decision: Decision, model: Path, lane: Lane, hardware: Hardware) -> str:
-    """Declare a node for one decision on one lane, with no network and no spare worker.
-
-    What is measured is its own time: how others go before it is the plan's to say, so it is at the
-    highest criticality here.
-    """
-    shapes = ", ".join(f"{_quoted(name)} = {list(s)}" for name, s in decision.shapes.items())
-    # Back to back its lane is full, and a full lane that is pinned to SCHED_FIFO is frozen by the
-    # kernel for 50 ms of each second. Memory: a spare would be loaded while we measure.
-    return f"""\
-[estate]
-name = "lab"
-state = "."
-[site.lab]
-http = ""
-unix = "node.sock"
-hardware = "lab"
-[hardware.lab]
-lanes = [{{ cores = {list(lane.cores)} }}]
-scheduling = "{"nice" if hardware.scheduling == "nice" else "auto"}"
-memory = "1 B"
-[decision.{_quoted(decision.name)}]
-bundle = {_quoted(str(model))}
-budget = "1 h"
-criticality = "critical"
-{f"shapes = {{ {shapes} }}" if shapes else ""}
-"""
-
-
-def _quoted(text: str) -> str:
-    """Write a text as TOML does, which takes JSON's strings."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-@contextmanager
-def _off(lane: Lane) -> Iterator[None]:
-    """Keep this process off the lane's cores, as an asker should be."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores - set(lane.cores) or cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-# The questions
-
-
-def _ask(url: str, name: str, runs: int, tell: Tell) -> tuple[list[Reply], int]:
-    """Warm up, ask, and return the answers with the memory of the worker that gave them."""
-    with Connection(url) as connection:
-        metadata = connection.metadata(name)
-        if metadata is None:
-            raise NodeError(f"the node at {url} does not know the decision {name!r} it was given")
-        inputs = prepare((), metadata, None).inputs
-        until_ns = clock.now_ns() + _WARM_UP_NS
-        warm = 0
-        while warm < _WARM_UP_RUNS or clock.now_ns() < until_ns:
-            _answer(connection, name, inputs)
-            warm += 1
-        replies = []
-        for done in range(1, runs + 1):
-            replies.append(_answer(connection, name, inputs))
-            tell(done)
-        (worker,) = connection.health()["decisions"][name]["workers"]
-    return replies, usage.resident_bytes(worker["pid"])
-
-
-def _answer(connection: Connection, name: str, inputs: dict[str, Array]) -> Reply:
-    reply = connection.ask(name, inputs, timeout_ns=_PATIENCE_NS)
-    if reply.outcome is not Outcome.ANSWERED:
-        raise NotMeasured(
-            f"decision {name!r} gave no answer to a question of zeros: {reply.text}. Where its "
-            f"model cannot run on zeros, declare its times instead (service in a variant's table)"
-        )
-    return reply
-
-
-def _run_ns(reply: Reply) -> int:
-    return reply.parameters.stages_us["run"] * US
-
-
-# The conditions
-
-
-def conditions(cores: Sequence[int], lane: Lane, stolen: float) -> str:
-    """Say on what was measured; `stolen` is the share of the lane's time that others had."""
-    words = [
-        processor(),
-        f"{len(cores)} core{'s' if len(cores) > 1 else ''}",
-        f"{platform.system()} {platform.release()}",
-        f"lane on {show_cores(lane.cores)}",
-    ]
-    if stolen > _STEAL_SAID:
-        words.append(f"{stolen:.1%} of the lane's time stolen by other machines of its host")
-    return ", ".join(words)
-
-
-def processor() -> str:
-    """Name this machine's processor as the kernel does; its architecture where it does not."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()
-
-
-def stolen_share(before: dict[int, usage.Stolen], after: dict[int, usage.Stolen]) -> float:
-    """Return which share of some cores' time the hypervisor gave to others meanwhile."""
-    steal_ns = sum(max(0, after[core].steal_ns - before[core].steal_ns) for core in before)
-    total_ns = sum(after[core].total_ns - before[core].total_ns for core in before)
-    return steal_ns / total_ns if total_ns > 0 else 0.0
+def _alone(manifest: Manifest, name: str, model: bytes, directory: Path) -> Path:
+    """Write a bundle whose ladder is this one variant of a larger one; return its directory."""
+    ladder = tuple(member for member in manifest.ladder if member.name == name)
+    write_bundle(directory / "bundle", replace(manifest, ladder=ladder), {name: model})
+    return directory / "bundle"

@@ -10,10 +10,8 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from tidsram.estate.plan import PlannedTerm
+from tidsram.lab.page import ALERT, FAINT, INK, MAIN, SOFT
 from tidsram.units import US, show_ns
-
-INK, SOFT, FAINT = "#1f252b", "#5d656e", "#d9dde2"
-MAIN, OTHER, ALERT = "#2b6ca3", "#b8622c", "#b3261e"
 
 # Cool where time is spent on the way, warm where it is spent on the answer; neighbours differ in
 # lightness, so that they part on a black and white printer too.

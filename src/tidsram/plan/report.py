@@ -5,7 +5,6 @@ It says nothing that is not in the plan and its estate; the same plan always giv
 """
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from math import floor, inf
 
 import jinja2
@@ -14,6 +13,7 @@ from msgspec import Struct
 
 from tidsram.estate.plan import Place, Plan, PlannedFlow, PlannedTerm, Proof, QuarterPlan
 from tidsram.estate.types import Criticality, Estate
+from tidsram.lab import page
 from tidsram.plan import figures
 from tidsram.plan.figures import Column
 from tidsram.plan.outlook import GROWS
@@ -141,9 +141,7 @@ def write_report(plan: Plan, estate: Estate) -> str:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page.environment()
     environment.filters |= {
         "time": lambda us: "–" if us is None else show_us(us),
         "rate": lambda rate: show_rate(float(f"{rate:.4g}")),
@@ -160,7 +158,7 @@ def _template() -> jinja2.Template:
         "meter": figures.meter,
     }
     environment.globals["swatch"] = figures.swatch
-    return environment.from_string((files("tidsram.plan") / "report.html.j2").read_text("utf-8"))
+    return environment.get_template("plan/report.html.j2")
 
 
 def _headline(plan: Plan) -> _Headline:

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from tidsram.estate.plan import Plan
 from tidsram.estate.types import Estate
+from tidsram.lab.page import INK, MAIN, OTHER, SOFT
 from tidsram.plan import outline
-from tidsram.plan.figures import INK, MAIN, OTHER, SOFT
 from tidsram.plan.outline import Point, Sheet
 from tidsram.plan.words import count
 
