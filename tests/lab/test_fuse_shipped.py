@@ -1,4 +1,4 @@
-"""The models of the bundles with their processing built in answer as they do with it beside them."""
+"""Models with their processing built in answer as they do with it beside them."""
 
 from pathlib import Path
 
