@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from small_nets import image_net, padded_pool, picture
 
 from tidsram.engine import ort
-from tidsram.lab.quantise import CannotQuantise, already_quantised, int8, layers_of
+from tidsram.lab.quantise import CannotQuantise, int8, layers_of, quantises
 
 MODELS = Path(__file__).parents[2] / "models"
 SAMPLES = [{"x": picture(seed=seed)} for seed in range(4)]
@@ -37,6 +37,10 @@ def reason(data, scratch, samples=SAMPLES, **options) -> str:
         int8(data, "net.onnx", samples, scratch, **options)
     assert str(refused.value) == f"model net.onnx has no int8 form: {refused.value.reason}."
     return refused.value.reason
+
+
+def already_quantised(data) -> bool:
+    return quantises(node.op_type for node in onnx.ModelProto.FromString(data).graph.node)
 
 
 def integer_layers(data) -> set[str]:

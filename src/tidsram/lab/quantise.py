@@ -44,13 +44,6 @@ class CannotQuantise(TidsramError):
         super().__init__(f"model {model} has no int8 form: {reason}.")
 
 
-def already_quantised(data: bytes) -> bool:
-    """Tell whether the model in `data`, a screened one, computes in 8 bits or fewer as it is."""
-    import onnx
-
-    return quantises(node.op_type for node in onnx.ModelProto.FromString(data).graph.node)
-
-
 def quantises(operators: Iterable[str]) -> bool:
     """Tell whether one of the operators is of a quantised model."""
     marks = ("QuantizeLinear", "DequantizeLinear", "QLinear", "QGemm", "Integer", "NBits")

@@ -6,7 +6,6 @@ It claims no percentile that its runs do not carry; the same facts always give t
 
 from collections.abc import Sequence
 from math import floor
-from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
@@ -121,11 +120,6 @@ class _Pair(Struct, frozen=True, kw_only=True):
     original_words: str
     variant_words: str
     small: bool
-
-
-def write_report(path: Path, page: Page) -> None:
-    """Write the page to `path`."""
-    path.write_text(render(page), "utf-8")
 
 
 def render(told: Page) -> str:
